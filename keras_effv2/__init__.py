@@ -1,0 +1,1 @@
+"""EfficientNetV2 and CoAtNet for Keras 3."""
