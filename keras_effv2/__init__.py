@@ -1,1 +1,90 @@
-"""EfficientNetV2 and CoAtNet for Keras 3."""
+"""EfficientNetV2 and CoAtNet for Keras 3: networks, progressive learning, export.
+
+Training, data, evaluation and export need TensorFlow and are imported when first used.
+"""
+
+import importlib
+
+from keras_effv2 import imagenet, layers, weights
+from keras_effv2.models import coatnet, efficientnet_v2, list_models, model_info
+from keras_effv2.models.coatnet import (
+    CoAtNet0,
+    CoAtNet1,
+    CoAtNet2,
+    CoAtNet3,
+    CoAtNet4,
+    CoAtNet5,
+    CoAtNet6,
+    CoAtNet7,
+)
+from keras_effv2.models.efficientnet_v2 import (
+    EfficientNetV2B0,
+    EfficientNetV2B1,
+    EfficientNetV2B2,
+    EfficientNetV2B3,
+    EfficientNetV2L,
+    EfficientNetV2M,
+    EfficientNetV2S,
+    EfficientNetV2XL,
+)
+
+__version__ = "0.1.0"
+
+# name -> (module, attribute); an attribute of None is the module itself
+_LAZY = {
+    "augment": ("augment", None),
+    "data": ("data", None),
+    "recipes": ("recipes", None),
+    "Phase": ("progressive", "Phase"),
+    "ProgressiveLearning": ("progressive", "ProgressiveLearning"),
+    "ramp": ("progressive", "ramp"),
+    "train": ("training", "train"),
+    "freeze": ("training", "freeze"),
+    "evaluate": ("evaluation", "evaluate"),
+    "gradcam": ("evaluation", "gradcam"),
+    "export": ("export", "export"),
+    "export_hub": ("export", "export_hub"),
+    "HubLayer": ("hub", "HubLayer"),
+    "list_weights": ("weights", "list_weights"),
+}
+
+__all__ = [
+    "CoAtNet0",
+    "CoAtNet1",
+    "CoAtNet2",
+    "CoAtNet3",
+    "CoAtNet4",
+    "CoAtNet5",
+    "CoAtNet6",
+    "CoAtNet7",
+    "EfficientNetV2B0",
+    "EfficientNetV2B1",
+    "EfficientNetV2B2",
+    "EfficientNetV2B3",
+    "EfficientNetV2L",
+    "EfficientNetV2M",
+    "EfficientNetV2S",
+    "EfficientNetV2XL",
+    "coatnet",
+    "efficientnet_v2",
+    "imagenet",
+    "layers",
+    "list_models",
+    "model_info",
+    "weights",
+    *_LAZY,
+]
+
+
+def __getattr__(name):
+    if name not in _LAZY:
+        raise AttributeError(f"module 'keras_effv2' has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    loaded = importlib.import_module(f"keras_effv2.{module}")
+    value = loaded if attribute is None else getattr(loaded, attribute)
+    globals()[name] = value  # `keras_effv2.export` is the function, also after its module loaded
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_LAZY})

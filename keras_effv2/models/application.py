@@ -1,0 +1,326 @@
+"""The shell all builders share: arguments, input, pixels, head, weights, features.
+
+A family file gives its table of variants and two functions, `features` and `neck`; the sixteen
+builders differ in nothing else.
+"""
+
+import dataclasses
+import string
+
+import keras
+from absl import logging
+
+from keras_effv2 import layers, weights as checkpoints
+
+REDUCTIONS = tuple(f"reduction_{i}" for i in range(1, 6))
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """What the shell has to know of a model; each family adds its own columns."""
+
+    name: str
+    image_size: int  # side in pixels at which the papers evaluate
+    dropout: float = 0.2
+    drop_path: float = 0.2
+    pixels: str = "128"  # without weights; with weights theirs count
+    weights: str | None = None  # the default of `weights=`
+    hidden: int | None = None  # units of the hidden layer of the head, if it has one
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What the shell asks a family for.
+
+    Attributes:
+        title: Paper and arXiv number, for docstrings.
+        features: `(x, variant, drop_path, prefix) -> {"reduction_1": ..., "reduction_5": ...}`.
+        top: `(x, variant, prefix) -> x`, what stands between the last block and the pooling.
+        neck: `(x, variant, prefix) -> x`, what stands between the pooling and the dropout.
+        multiple: A static image side must be a multiple of this.
+    """
+
+    title: str
+    features: callable
+    top: callable
+    neck: callable
+    multiple: int = 1
+
+
+def block_letters(index):
+    """Names the blocks of a stage a, b, .., z, aa, ab, ..: 0 -> "a", 26 -> "aa"."""
+    letters = string.ascii_lowercase
+    return (letters[index // 26 - 1] if index >= 26 else "") + letters[index % 26]
+
+
+def geometry(pixels, image_size):
+    """How a picture is cut and resized before a checkpoint made for `pixels` sees it.
+
+    Source: google/automl efficientnetv2 `preprocessing.py`, `preprocess_legacy.py`.
+    """
+    if pixels == "imagenet":
+        return {"crop": "automl", "resize": "bicubic"}
+    if pixels == "128" and image_size < 320:
+        return {"crop": "automl", "resize": "bilinear"}
+    return {"crop": "none", "resize": "bilinear"}
+
+
+def build(
+    variant,
+    family,
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=None,
+    classifier_activation="softmax",
+    include_preprocessing=True,
+    name=None,
+    *,
+    dropout=None,
+    drop_path=None,
+    pixels=None,
+    features=None,
+):
+    """Builds any variant of any family; the arguments are those of the builders, see `builder`."""
+    channels = _check(variant, family, include_top, input_tensor, input_shape, pooling, classes)
+    if features is not None:
+        features = _check_features(features)
+        include_top, pooling = False, None
+    checkpoint = checkpoints.open_checkpoint(variant.name, weights)
+    pixels = _choose_pixels(variant, checkpoint, pixels, channels)
+    prefix = f"{name}_" if name and input_tensor is not None else ""
+
+    if input_tensor is None:
+        inputs = x = keras.Input(input_shape or (None, None, 3), name=None)
+    else:
+        x = input_tensor
+        inputs = keras.utils.get_source_inputs(input_tensor)
+    contract = layers.Pixels(
+        pixels,
+        enabled=include_preprocessing,
+        image_size=variant.image_size,
+        activation=(checkpoint and checkpoint.activation) or "softmax",
+        **geometry(pixels, variant.image_size),
+        name=prefix + "pixels",
+    )
+    x = contract(x)
+    pyramid = family.features(
+        x, variant, variant.drop_path if drop_path is None else drop_path, prefix
+    )
+    if features is not None:
+        outputs = {key: pyramid[key] for key in features}
+    else:
+        x = family.top(pyramid["reduction_5"], variant, prefix)
+        outputs = x
+        if include_top or pooling == "avg":
+            # float32 under every policy: means of thousands of bfloat16 numbers lose digits.
+            outputs = keras.layers.GlobalAveragePooling2D(
+                dtype="float32", name=prefix + "avg_pool"
+            )(x)
+        elif pooling == "max":
+            outputs = keras.layers.GlobalMaxPooling2D(dtype="float32", name=prefix + "max_pool")(x)
+    fresh_head = True
+    if include_top:
+        head_classes = checkpoint.classes if checkpoint else None
+        if classes is None:
+            classes = head_classes or 1000
+        fresh_head = checkpoint is not None and classes != head_classes
+        x = family.neck(outputs, variant, prefix)
+        rate = variant.dropout if dropout is None else dropout
+        x = layers.Dropout(rate, dtype="float32", name=prefix + "top_dropout")(x)
+        outputs = keras.layers.Dense(
+            classes,
+            activation=classifier_activation,
+            # U(-1/sqrt(classes), 1/sqrt(classes)), google/automl `dense_kernel_initializer`
+            kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_out", "uniform"),
+            dtype="float32",
+            name=prefix + "predictions",
+        )(x)
+    model = keras.Model(inputs, outputs, name=name or variant.name.lower())
+    if checkpoint is not None:
+        checkpoints.assign(
+            model,
+            checkpoint,
+            prefix=prefix,
+            fresh_head=fresh_head,
+            backbone=not include_top,
+        )
+        if checkpoint.class_names and not fresh_head:
+            contract.class_names = tuple(checkpoint.class_names)
+        if include_top and fresh_head:
+            logging.warning(
+                "%s: the head for %d classes is new and has to be trained; %s has %s.",
+                model.name,
+                classes,
+                checkpoint.origin,
+                f"{head_classes} classes" if head_classes else "no head",
+            )
+    return model
+
+
+def _check(variant, family, include_top, input_tensor, input_shape, pooling, classes):
+    """Rejects arguments that cannot work; returns the number of channels of the input."""
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            f"{variant.name} computes channels last, but keras.config.image_data_format() is "
+            f"{keras.config.image_data_format()!r}. "
+            'Call keras.config.set_image_data_format("channels_last").'
+        )
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(f"`pooling` is None, 'avg' or 'max'. Received: pooling={pooling!r}.")
+    if classes is not None and (not isinstance(classes, int) or classes < 1):
+        raise ValueError(f"`classes` is a positive integer. Received: classes={classes!r}.")
+    shape = input_shape
+    if input_tensor is not None:
+        if not keras.backend.is_keras_tensor(input_tensor):
+            raise ValueError(
+                "`input_tensor` is a Keras tensor, the output of keras.Input or of a layer. "
+                f"Received: {type(input_tensor).__name__}."
+            )
+        shape = tuple(input_tensor.shape[1:])
+        if input_shape is not None and tuple(input_shape) != shape:
+            raise ValueError(
+                f"`input_shape` {tuple(input_shape)} contradicts the shape {shape} of "
+                "`input_tensor`. Leave `input_shape` out."
+            )
+    if shape is None:
+        return 3
+    if len(shape) != 3 or shape[-1] is None:
+        raise ValueError(
+            "`input_shape` is (height, width, channels); height and width may be None. "
+            f"Received: input_shape={shape}."
+        )
+    for side in shape[:2]:
+        if side is not None and side < 32:
+            raise ValueError(
+                f"{variant.name} takes images of at least 32x32 pixels. Received: "
+                f"input_shape={tuple(shape)}."
+            )
+        if side is not None and side % family.multiple:
+            nearest = max(1, round(side / family.multiple)) * family.multiple
+            raise ValueError(
+                f"{variant.name} takes image sides that are multiples of {family.multiple}. "
+                f"Received: input_shape={tuple(shape)}. The nearest to {side} is {nearest}."
+            )
+    return shape[-1]
+
+
+def _check_features(features):
+    features = (features,) if isinstance(features, str) else tuple(features)
+    unknown = [key for key in features if key not in REDUCTIONS]
+    if unknown or not features:
+        raise ValueError(
+            f"`features` names levels of the pyramid, out of {', '.join(REDUCTIONS)}. "
+            f"Received: features={features}."
+        )
+    return features
+
+
+def _choose_pixels(variant, checkpoint, pixels, channels):
+    """The contract of the weights, or what the user asked for, or the variant's own."""
+    recorded = checkpoint.pixels if checkpoint is not None else None
+    if pixels is not None:
+        layers.check_pixels(pixels, channels)
+        if recorded is not None and recorded != pixels:
+            raise ValueError(
+                f"{checkpoint.origin} was made for pixels={recorded!r}. Received: "
+                f"pixels={pixels!r}. Leave `pixels` out, or pass pixels={recorded!r}."
+            )
+        return pixels
+    if channels != 3:
+        raise ValueError(
+            f"For an input of {channels} channels say how pixels are scaled: pass pixels='128' "
+            "((x - 128) / 128) or pixels='127.5' (x / 127.5 - 1)."
+        )
+    chosen = recorded or variant.pixels
+    logging.info(
+        "%s: pixels=%r, as %s.",
+        variant.name,
+        chosen,
+        f"{checkpoint.origin} says" if recorded else "this variant takes without a record",
+    )
+    return chosen
+
+
+def builder(variant, family):
+    """Makes the public function that builds one variant."""
+
+    def make(
+        include_top=True,
+        weights=variant.weights,
+        input_tensor=None,
+        input_shape=None,
+        pooling=None,
+        classes=None,
+        classifier_activation="softmax",
+        include_preprocessing=True,
+        name=None,
+        *,
+        dropout=None,
+        drop_path=None,
+        pixels=None,
+        features=None,
+    ):
+        return build(
+            variant,
+            family,
+            include_top,
+            weights,
+            input_tensor,
+            input_shape,
+            pooling,
+            classes,
+            classifier_activation,
+            include_preprocessing,
+            name,
+            dropout=dropout,
+            drop_path=drop_path,
+            pixels=pixels,
+            features=features,
+        )
+
+    make.__name__ = make.__qualname__ = variant.name
+    make.__doc__ = _DOCSTRING.format(variant=variant, family=family, size=variant.image_size)
+    return make
+
+
+_DOCSTRING = """Builds {variant.name}. {family.title}.
+
+    Args:
+        include_top: Whether to end with the classifier.
+        weights: None (random), a tag that `keras_effv2.list_weights("{variant.name}")` lists, or a
+            path to a file. Weights load strictly: every tensor must match.
+        input_tensor: Optional Keras tensor to build on.
+        input_shape: `(height, width, channels)`. None gives `(None, None, 3)`: any size.
+            The papers evaluate at {size} x {size}.
+        pooling: Without the top, None gives the feature map `(batch, h / 32, w / 32, channels)`,
+            `"avg"` or `"max"` the vector `(batch, channels)`.
+        classes: Number of outputs. None gives the head of the weights, or 1000 without weights;
+            another number than the weights' builds a fresh head and says so.
+        classifier_activation: Activation of the head; None gives logits.
+        include_preprocessing: Whether the model takes pixels 0..255 and normalises them itself.
+            If not, call `preprocess_input(x, model=model)` first.
+        name: Name of the model. Over an `input_tensor` the layers are prefixed `NAME_`.
+        dropout: Probability, in [0, 1), of dropping a feature before the classifier;
+            None gives {variant.dropout}.
+        drop_path: Probability, in [0, 1), of dropping the deepest residual branch; shallower
+            blocks drop proportionally less. None gives {variant.drop_path}.
+        pixels: `"imagenet"`, `"128"` or `"127.5"`: how 0..255 is normalised. None follows the
+            weights.
+        features: Names out of `reduction_1` .. `reduction_5`: gives a model without head whose
+            output is a dictionary of feature maps at strides 2 .. 32.
+
+    Returns:
+        A `keras.Model`. With the top: `(batch, height, width, 3)` -> `(batch, classes)`.
+
+    Raises:
+        ValueError: If an argument is out of range, or the weights do not fit the model.
+
+    Example:
+
+    >>> model = {variant.name}(weights=None, classes=10, input_shape=(64, 64, 3))
+    >>> model.output_shape
+    (None, 10)
+    """

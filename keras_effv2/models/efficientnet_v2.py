@@ -1,0 +1,208 @@
+"""EfficientNetV2-B0..XL, as a page. Shapes: (batch, height, width, channels).
+
+Tan & Le 2021, "EfficientNetV2: Smaller Models and Faster Training", arXiv 2104.00298. Where paper
+and released code differ, the code counts: its numbers are those of google/automl,
+`efficientnetv2/effnetv2_configs.py`, and its checkpoints load here.
+"""
+
+import dataclasses
+
+import keras
+
+from keras_effv2 import layers
+from keras_effv2.imagenet import decode_predictions, preprocess_input
+from keras_effv2.models import application
+
+# ---------------------------------------------------------------------------------------- table
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One row of the paper's table 4. Kernels are 3x3; the first block has the stride."""
+
+    block: str  # "fused" or "mbconv"
+    repeats: int
+    stride: int
+    expansion: int  # inner channels / input channels
+    channels: int  # output
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant(application.Variant):
+    stages: tuple[Stage, ...] = ()
+    stem: int = 24
+    top: int = 1280
+
+
+def _stages(repeats, channels):
+    """The rows of a variant: only repeats and channels differ between variants."""
+    kinds = (  # block, stride, expansion
+        ("fused", 1, 1),
+        ("fused", 2, 4),
+        ("fused", 2, 4),
+        ("mbconv", 2, 4),
+        ("mbconv", 1, 6),
+        ("mbconv", 2, 6),
+        ("mbconv", 1, 6),
+    )
+    return tuple(
+        Stage(block, n, stride, expansion, c)
+        for (block, stride, expansion), n, c in zip(kinds, repeats, channels)
+    )
+
+
+def _variant(size, image_size, dropout, stem, top, repeats, channels, pixels, weights="imagenet"):
+    return Variant(
+        name=f"EfficientNetV2{size}",
+        image_size=image_size,
+        dropout=dropout,
+        pixels=pixels,
+        weights=weights,
+        stages=_stages(repeats, channels),
+        stem=stem,
+        top=top,
+    )
+
+
+# fmt: off
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        # size  px  dropout stem top   repeats of stages 1..7      channels of stages 1..7
+        _variant("B0", 224, 0.2, 32, 1280, (1, 2, 2, 3, 5, 8), (16, 32, 48, 96, 112, 192), "imagenet"),
+        _variant("B1", 240, 0.2, 32, 1280, (2, 3, 3, 4, 6, 9), (16, 32, 48, 96, 112, 192), "imagenet"),
+        _variant("B2", 260, 0.3, 32, 1408, (2, 3, 3, 4, 6, 10), (16, 32, 56, 104, 120, 208), "imagenet"),
+        _variant("B3", 300, 0.3, 40, 1536, (2, 3, 3, 5, 7, 12), (16, 40, 56, 112, 136, 232), "imagenet"),
+        _variant("S", 384, 0.2, 24, 1280, (2, 4, 4, 6, 9, 15), (24, 48, 64, 128, 160, 256), "128"),
+        _variant("M", 480, 0.3, 24, 1280, (3, 5, 5, 7, 14, 18, 5), (24, 48, 80, 160, 176, 304, 512), "128"),
+        _variant("L", 480, 0.4, 32, 1280, (4, 7, 7, 10, 19, 25, 7), (32, 64, 96, 192, 224, 384, 640), "128"),
+        _variant("XL", 512, 0.4, 32, 1280, (4, 8, 8, 16, 24, 32, 8), (32, 64, 96, 192, 256, 512, 640), "128",
+                 weights="imagenet21k-ft1k"),
+    )
+}
+# fmt: on
+
+# --------------------------------------------------------------------------------------- pieces
+
+
+def _kernel_initializer():
+    """N(0, 2 / fan_out), not truncated: google/automl `conv_kernel_initializer`."""
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+
+
+def _conv(x, channels, kernel, stride, name):
+    return keras.layers.Conv2D(
+        channels,
+        kernel,
+        strides=stride,
+        padding="same",
+        use_bias=False,
+        kernel_initializer=_kernel_initializer(),
+        name=name,
+    )(x)
+
+
+def _norm(x, name, activation_name=None):
+    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-3, name=name)(x)
+    return keras.layers.Activation("silu", name=activation_name)(x) if activation_name else x
+
+
+def fused_block(x, stage, stride, drop_path, depth, name):
+    """Fused-MBConv: (b, h, w, c) -> (b, h / stride, w / stride, stage.channels)."""
+    inputs = x
+    if stage.expansion == 1:
+        x = _conv(x, stage.channels, 3, stride, name + "project_conv")
+        x = _norm(x, name + "project_bn", name + "project_activation")
+    else:
+        x = _conv(x, inputs.shape[-1] * stage.expansion, 3, stride, name + "expand_conv")
+        x = _norm(x, name + "expand_bn", name + "expand_activation")
+        x = _conv(x, stage.channels, 1, 1, name + "project_conv")
+        x = _norm(x, name + "project_bn")
+    return _residual(x, inputs, stride, drop_path, depth, name)
+
+
+def mbconv_block(x, stage, stride, drop_path, depth, name):
+    """MBConv with squeeze-excite: (b, h, w, c) -> (b, h / stride, w / stride, stage.channels)."""
+    inputs = x
+    x = _conv(x, inputs.shape[-1] * stage.expansion, 1, 1, name + "expand_conv")
+    x = _norm(x, name + "expand_bn", name + "expand_activation")
+    x = keras.layers.DepthwiseConv2D(
+        3,
+        strides=stride,
+        padding="same",
+        use_bias=False,
+        depthwise_initializer=_kernel_initializer(),
+        name=name + "dwconv2",
+    )(x)
+    x = _norm(x, name + "bn", name + "activation")
+    # a quarter of the block's input, not of the expanded channels
+    width = max(1, inputs.shape[-1] // 4)
+    x = layers.squeeze_excite(x, width, "silu", name, _kernel_initializer)
+    x = _conv(x, stage.channels, 1, 1, name + "project_conv")
+    x = _norm(x, name + "project_bn")
+    return _residual(x, inputs, stride, drop_path, depth, name)
+
+
+def _residual(x, inputs, stride, drop_path, depth, name):
+    if stride != 1 or inputs.shape[-1] != x.shape[-1]:
+        return x
+    x = layers.DropPath(drop_path, depth=depth, name=name + "drop")(x)
+    # The shortcut first: Keras walks the graph recursively, first input first, and through the
+    # branch the walk through XL would be deeper than Python's recursion limit.
+    return keras.layers.Add(name=name + "add")([inputs, x])
+
+
+BLOCKS = {"fused": fused_block, "mbconv": mbconv_block}
+
+# ------------------------------------------------------------------------------------- assembly
+
+
+def features(x, variant, drop_path, prefix=""):
+    """(b, h, w, 3) -> {"reduction_i": (b, h / 2**i, w / 2**i, channels)} for i in 1..5."""
+    x = _conv(x, variant.stem, 3, 2, prefix + "stem_conv")  # (b, h/2, w/2, stem)
+    x = _norm(x, prefix + "stem_bn", prefix + "stem_activation")
+    blocks = sum(stage.repeats for stage in variant.stages)
+    reductions, block = [], 0
+    for s, stage in enumerate(variant.stages, start=1):
+        for r in range(stage.repeats):
+            stride = stage.stride if r == 0 else 1
+            if stride == 2:
+                reductions.append(x)
+            name = f"{prefix}block{s}{application.block_letters(r)}_"
+            x = BLOCKS[stage.block](x, stage, stride, drop_path, block / blocks, name)
+            block += 1
+    reductions.append(x)
+    return dict(zip(application.REDUCTIONS, reductions))
+
+
+def top(x, variant, prefix=""):
+    """(b, h/32, w/32, c) -> (b, h/32, w/32, variant.top)."""
+    x = _conv(x, variant.top, 1, 1, prefix + "top_conv")
+    return _norm(x, prefix + "top_bn", prefix + "top_activation")
+
+
+FAMILY = application.Family(
+    title="Tan & Le 2021, https://arxiv.org/abs/2104.00298",
+    features=features,
+    top=top,
+    neck=lambda x, variant, prefix: x,
+)
+
+
+def build(variant, **arguments):
+    """Builds any row, also one that is not in the table; arguments as the builders below."""
+    return application.build(variant, FAMILY, **arguments)
+
+
+# --------------------------------------------------------------------------------- public names
+
+EfficientNetV2B0 = application.builder(VARIANTS["EfficientNetV2B0"], FAMILY)
+EfficientNetV2B1 = application.builder(VARIANTS["EfficientNetV2B1"], FAMILY)
+EfficientNetV2B2 = application.builder(VARIANTS["EfficientNetV2B2"], FAMILY)
+EfficientNetV2B3 = application.builder(VARIANTS["EfficientNetV2B3"], FAMILY)
+EfficientNetV2S = application.builder(VARIANTS["EfficientNetV2S"], FAMILY)
+EfficientNetV2M = application.builder(VARIANTS["EfficientNetV2M"], FAMILY)
+EfficientNetV2L = application.builder(VARIANTS["EfficientNetV2L"], FAMILY)
+EfficientNetV2XL = application.builder(VARIANTS["EfficientNetV2XL"], FAMILY)
+
+__all__ = [*VARIANTS, "build", "decode_predictions", "preprocess_input"]

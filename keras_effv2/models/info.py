@@ -1,0 +1,170 @@
+"""Counts parameters and multiply-adds of any variant by arithmetic, without building it.
+
+Multiply-adds are those of convolutions, matrix products and attention; elementwise work is not
+counted (the paper's and google/automl's own figures include some of it).
+"""
+
+import dataclasses
+import math
+
+from keras_effv2.models import coatnet, efficientnet_v2
+
+VARIANTS = {**efficientnet_v2.VARIANTS, **coatnet.VARIANTS}
+
+
+@dataclasses.dataclass
+class _Tally:
+    """What has been counted so far: trainable and other parameters, and multiply-adds."""
+
+    trainable: int = 0
+    statistics: int = 0
+    macs: int = 0
+
+    def conv(self, source, target, kernel, positions, bias=False):
+        weights = kernel * kernel * source * target
+        self.trainable += weights + target * bias
+        self.macs += weights * positions
+
+    def depthwise(self, channels, positions):
+        self.trainable += 9 * channels
+        self.macs += 9 * channels * positions
+
+    def batch_norm(self, channels):
+        self.trainable += 2 * channels
+        self.statistics += 2 * channels
+
+    def layer_norm(self, channels):
+        self.trainable += 2 * channels
+
+    def squeeze_excite(self, channels, width):
+        self.conv(channels, width, 1, 1, bias=True)
+        self.conv(width, channels, 1, 1, bias=True)
+
+
+def model_info(name, image_size=None, classes=1000):
+    """Tells the size and the cost of a model without building it.
+
+    Args:
+        name: A name that `list_models()` lists.
+        image_size: Side in pixels, or `(height, width)`, at which multiply-adds are counted and
+            CoAtNet's tables of biases are made. None: the variant's default size.
+        classes: Outputs of the head.
+
+    Returns:
+        A dictionary: `name`, `image_size`, `parameters` (with batch statistics, as
+        `model.count_params()`), `trainable_parameters`, `macs`, `dropout`, `drop_path`, `pixels`
+        and `stages`, a list with one dictionary a stage.
+
+    Raises:
+        ValueError: If no model has that name.
+
+    Example:
+
+    >>> model_info("EfficientNetV2B0")["parameters"]
+    7200312
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"There is no model {name!r}. Models: {', '.join(VARIANTS)}.")
+    variant = VARIANTS[name]
+    size = variant.image_size if image_size is None else image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    count = _efficientnet if isinstance(variant, efficientnet_v2.Variant) else _coatnet
+    tally = _Tally()
+    count(tally, variant, height, width, classes)
+    return {
+        "name": name,
+        "image_size": size,
+        "parameters": tally.trainable + tally.statistics,
+        "trainable_parameters": tally.trainable,
+        "macs": tally.macs,
+        "dropout": variant.dropout,
+        "drop_path": variant.drop_path,
+        "pixels": variant.pixels,
+        "stages": [dataclasses.asdict(stage) for stage in variant.stages],
+    }
+
+
+def list_models():
+    """Returns the names of all builders.
+
+    Example:
+
+    >>> len(list_models())
+    16
+    """
+    return list(VARIANTS)
+
+
+def _halve(side, stride):
+    return math.ceil(side / stride)
+
+
+def _efficientnet(tally, variant, height, width, classes):
+    h, w = _halve(height, 2), _halve(width, 2)
+    tally.conv(3, variant.stem, 3, h * w)
+    tally.batch_norm(variant.stem)
+    source = variant.stem
+    for stage in variant.stages:
+        for r in range(stage.repeats):
+            stride = stage.stride if r == 0 else 1
+            before = h * w
+            h, w = _halve(h, stride), _halve(w, stride)
+            inner = source * stage.expansion
+            if stage.expansion == 1:
+                tally.conv(source, stage.channels, 3, h * w)
+            elif stage.block == "fused":
+                tally.conv(source, inner, 3, h * w)
+                tally.batch_norm(inner)
+                tally.conv(inner, stage.channels, 1, h * w)
+            else:
+                tally.conv(source, inner, 1, before)
+                tally.batch_norm(inner)
+                tally.depthwise(inner, h * w)
+                tally.batch_norm(inner)
+                tally.squeeze_excite(inner, max(1, source // 4))
+                tally.conv(inner, stage.channels, 1, h * w)
+            tally.batch_norm(stage.channels)
+            source = stage.channels
+    tally.conv(source, variant.top, 1, h * w)
+    tally.batch_norm(variant.top)
+    tally.conv(variant.top, classes, 1, 1, bias=True)
+
+
+def _coatnet(tally, variant, height, width, classes):
+    h, w = _halve(height, 2), _halve(width, 2)
+    tally.conv(3, variant.stem, 3, h * w, bias=True)
+    tally.batch_norm(variant.stem)
+    tally.conv(variant.stem, variant.stem, 3, h * w, bias=True)
+    source = variant.stem
+    for stage in variant.stages:
+        target = stage.channels
+        for r in range(stage.repeats):
+            stride = stage.stride if r == 0 else 1
+            before = h * w
+            h, w = _halve(h, stride), _halve(w, stride)
+            n = h * w
+            if source != target:
+                tally.conv(source, target, 1, n, bias=True)
+            if stage.block == "mbconv":
+                inner = 4 * target
+                tally.batch_norm(source)
+                tally.conv(source, inner, 1, n if variant.stride_at == "expand" else before)
+                tally.batch_norm(inner)
+                tally.depthwise(inner, n)
+                tally.batch_norm(inner)
+                tally.squeeze_excite(inner, target // 4)
+                tally.conv(inner, target, 1, n, bias=True)
+            else:
+                tally.layer_norm(source)
+                tally.conv(source, 3 * target, 1, n, bias=True)
+                tally.macs += 2 * n * n * target  # queries with keys, attention with values
+                heads = target // variant.head_size
+                tally.trainable += heads * (2 * h - 1) * (2 * w - 1)
+                tally.conv(target, target, 1, n, bias=True)
+                tally.layer_norm(target)
+                tally.conv(target, 4 * target, 1, n, bias=True)
+                tally.conv(4 * target, target, 1, n, bias=True)
+            source = target
+    tally.layer_norm(source)
+    tally.conv(source, variant.hidden, 1, 1, bias=True)
+    tally.conv(variant.hidden, classes, 1, 1, bias=True)

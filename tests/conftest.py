@@ -1,0 +1,77 @@
+"""Tiny variants, made by the code that makes the big ones."""
+
+import dataclasses
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest  # noqa: E402
+
+from keras_effv2.models import coatnet, efficientnet_v2  # noqa: E402
+
+
+def tiny_efficientnet_row(**changes):
+    """EfficientNetV2-B0's stages with one 8-channel block each and a residual in two of them."""
+    row = efficientnet_v2.VARIANTS["EfficientNetV2B0"]
+    repeats = (1, 2, 1, 1, 2, 1)
+    stages = tuple(
+        dataclasses.replace(stage, repeats=n, channels=8)
+        for stage, n in zip(row.stages, repeats, strict=True)
+    )
+    row = dataclasses.replace(
+        row, name="TinyEfficientNetV2", stages=stages, stem=8, top=16, pixels="128", weights=None
+    )
+    return dataclasses.replace(row, **changes)
+
+
+def tiny_coatnet_row(**changes):
+    """CoAtNet-0's stages with one or two 8-channel blocks each and heads of 4 channels."""
+    row = coatnet.VARIANTS["CoAtNet0"]
+    repeats, channels = (1, 2, 2, 1), (8, 8, 8, 16)
+    stages = tuple(
+        dataclasses.replace(stage, repeats=n, channels=c)
+        for stage, n, c in zip(row.stages, repeats, channels, strict=True)
+    )
+    row = dataclasses.replace(
+        row, name="TinyCoAtNet", stages=stages, stem=8, head_size=4, hidden=16
+    )
+    return dataclasses.replace(row, **changes)
+
+
+@pytest.fixture
+def tiny_effnet():
+    """A function that builds a tiny EfficientNetV2 of ten classes; keywords go to the builder."""
+
+    def make(**arguments):
+        return efficientnet_v2.build(
+            tiny_efficientnet_row(), **{"weights": None, "classes": 10, **arguments}
+        )
+
+    return make
+
+
+@pytest.fixture
+def tiny_coatnet():
+    """A function that builds a tiny CoAtNet of ten classes; keywords go to the builder."""
+
+    def make(**arguments):
+        return coatnet.build(tiny_coatnet_row(), **{"weights": None, "classes": 10, **arguments})
+
+    return make
+
+
+def shared_data():
+    """The folder of real photos and weights, or None where it is not at hand."""
+    root = os.environ.get("KERAS_EFFV2_SHARED") or pathlib.Path(__file__).parents[2] / "shared"
+    data = pathlib.Path(root) / "data"
+    return data if data.is_dir() else None
+
+
+@pytest.fixture
+def shared():
+    """As `shared_data`; skips the test where it is absent."""
+    data = shared_data()
+    if data is None:
+        pytest.skip("shared data is absent: set KERAS_EFFV2_SHARED")
+    return data
