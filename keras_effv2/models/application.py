@@ -88,7 +88,7 @@ def build(
     if features is not None:
         features = _check_features(features)
         include_top, pooling = False, None
-    checkpoint = checkpoints.open_checkpoint(variant.name, weights)
+    checkpoint = checkpoints.open_checkpoint(variant.name, weights, top=include_top)
     pixels = _choose_pixels(variant, checkpoint, pixels, channels)
     prefix = f"{name}_" if name and input_tensor is not None else ""
 
@@ -145,7 +145,7 @@ def build(
             checkpoint,
             prefix=prefix,
             fresh_head=fresh_head,
-            backbone=not include_top,
+            unused="any" if features else "none" if include_top else "head",
         )
         if checkpoint.class_names and not fresh_head:
             contract.class_names = tuple(checkpoint.class_names)
