@@ -143,7 +143,7 @@ class RelativeAttention(keras.layers.Layer):
         kernel = ops.reshape(self.qkv_kernel, (inputs.shape[-1], 3 * self.channels))
         qkv = ops.matmul(x, kernel) + ops.reshape(self.qkv_bias, (3 * self.channels,))
         qkv = ops.reshape(qkv, (-1, tokens, 3, self.heads, self.head_size))
-        query, key, value = ops.moveaxis(ops.transpose(qkv, (2, 0, 3, 1, 4)), 0, 0)
+        query, key, value = (ops.transpose(qkv[:, :, i], (0, 2, 1, 3)) for i in range(3))
         query = query * ops.cast(self.head_size**-0.5, query.dtype)  # each (b, heads, n, size)
         logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
         # float32 under every policy: the softmax of bfloat16 logits is off by per cents.

@@ -1,0 +1,551 @@
+"""Pictures with labels, as batches at a given size: digits, folders, TFDS.
+
+A `Data` has up to three disjoint `Split`s. A split makes `tf.data` pipelines: training batches in an
+order that depends on (seed, epoch) alone, so that any step can be resumed without decoding what
+came before, and evaluation batches in which every picture counts once.
+"""
+
+import dataclasses
+import hashlib
+import os
+import re
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from keras_effv2 import augment as augmentation
+from keras_effv2 import imagenet
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+DIGITS_SIZE = 8
+
+# Above this many files contents are neither hashed nor decoded beforehand.
+MANY = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set.
+
+    Attributes:
+        name: What `load` was given.
+        class_names: Names of the classes, in the order of the labels.
+        train: Training split.
+        validation: Split that may stop the training, or None.
+        test: Split that is looked at once, or None.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: "Split"
+    validation: "Split | None" = None
+    test: "Split | None" = None
+
+
+def load(spec, *, validation=0.1, seed=0, strict=False):
+    """Loads a data set by its description.
+
+    Args:
+        spec: `"digits"`: scikit-learn's 1,797 handwritten digits, embedded. `"folder:PATH"` (or
+            just a path): class sub-folders, directly or under `train`, `validation` (or `val`) and
+            `test`. `"tfds:NAME"`: a TFDS image classification set that is prepared on this machine.
+        validation: Part of the training pictures, in (0, 0.5), split off where no split is given:
+            for a folder without splits once for `validation` and once for `test`; with `train` and
+            `val` only, a part of `train` becomes `validation` and `val` becomes `test`.
+        seed: Seed of the split.
+        strict: Whether a damaged picture is an error; otherwise it is skipped and named.
+
+    Returns:
+        A `Data`.
+
+    Raises:
+        ValueError: If the description is unknown or the pictures cannot be used; says why.
+        FileNotFoundError: If the folder does not exist.
+
+    Example:
+
+    >>> load("digits").class_names[:3]
+    ('0', '1', '2')
+    """
+    if not 0 < validation < 0.5:
+        raise ValueError(f"`validation` is a part in (0, 0.5). Received: {validation}.")
+    kind, _, rest = str(spec).partition(":")
+    if spec == "digits":
+        return _digits(validation, seed)
+    if kind == "tfds" and rest:
+        return _tfds(rest, validation, seed)
+    if kind == "folder" and rest:
+        return _folder(rest, validation, seed, strict)
+    if tf.io.gfile.isdir(str(spec)):
+        return _folder(str(spec), validation, seed, strict)
+    raise ValueError(
+        f"No data set {spec!r}: give 'digits', 'folder:PATH' (an existing folder with one "
+        "sub-folder a class) or 'tfds:NAME'."
+    )
+
+
+class Split:
+    """Labelled pictures.
+
+    Args:
+        class_names: Names of the classes.
+        labels: int array `(n,)`.
+        pictures: uint8 array `(n, h, w, 3)`, or a list of n file names.
+        skipped: Names of files that were left out because they are damaged.
+    """
+
+    def __init__(self, class_names, labels, pictures, skipped=()):
+        self.class_names = tuple(class_names)
+        self.labels = np.asarray(labels, "int64")
+        self.pictures = pictures if isinstance(pictures, np.ndarray) else list(pictures)
+        self.skipped = tuple(skipped)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def steps(self, batch_size):
+        """Training batches an epoch; the remainder is left to other epochs' orders."""
+        if batch_size > len(self):
+            raise ValueError(
+                f"A batch of {batch_size} is larger than the training split of {len(self)} "
+                f"pictures. Choose a batch size of at most {len(self)}."
+            )
+        return len(self) // batch_size
+
+    def select(self, indices):
+        """The split of some of the pictures."""
+        if isinstance(self.pictures, np.ndarray):
+            pictures = self.pictures[indices]
+        else:
+            pictures = [self.pictures[i] for i in indices]
+        return Split(self.class_names, self.labels[indices], pictures, self.skipped)
+
+    def order(self, seed, epoch):
+        """The order of an epoch: a permutation that depends on seed and epoch alone."""
+        return np.random.default_rng((seed, epoch)).permutation(len(self))
+
+    def train_batches(
+        self,
+        *,
+        image_size,
+        batch_size,
+        seed=0,
+        epoch=0,
+        skip=0,
+        augment=None,
+        shard=(0, 1),
+        drop_remainder=True,
+    ):
+        """Makes one epoch of training batches.
+
+        Args:
+            image_size: Side in pixels; pictures are decoded, cropped and changed at this size.
+            batch_size: Pictures a batch of this pipeline.
+            seed: Seed of order and changes.
+            epoch: Number of the epoch.
+            skip: Batches to leave out at the start; they are not decoded.
+            augment: An `Augment`, default `Augment()`.
+            shard: `(index, count)`: this pipeline's part of global batches of
+                `count * batch_size` pictures; the global batches do not depend on `count`.
+            drop_remainder: Whether to leave out an incomplete last batch.
+
+        Returns:
+            A `tf.data.Dataset` of images uint8 `(batch, size, size, 3)` and labels float32
+            `(batch, classes)`.
+        """
+        settings = augment or augmentation.Augment()
+        index, count = shard
+        order = self.order(seed, epoch)
+        whole = batch_size * count
+        steps = len(order) // whole
+        own = order[: steps * whole].reshape(steps, count, batch_size)[skip:, index].reshape(-1)
+        if not drop_remainder and index == 0:
+            own = np.concatenate([own, order[steps * whole :]])
+        key = np.int32([seed & 0x7FFFFFFF, epoch])
+
+        def picture(i, raw, label):
+            own_seed = tf.stack([key[0] * 1000003 + key[1], tf.cast(i, tf.int32)])
+            crop_seed, change_seed = tf.unstack(tf.random.split(own_seed, 2))
+            image = self._cropped(raw, image_size, settings.crop_area, crop_seed)
+            image = augmentation.augment_image(image, settings, change_seed)
+            image.set_shape((image_size, image_size, 3))
+            return image, tf.one_hot(label, len(self.class_names))
+
+        def mix(step, batch):
+            mix_seed = tf.stack([key[0] ^ 0x5DEECE6, key[1] * 1000003 + tf.cast(step, tf.int32)])
+            return augmentation.mix(*batch, settings, mix_seed)
+
+        batches = self._raw(own).map(picture, num_parallel_calls=tf.data.AUTOTUNE)
+        batches = batches.batch(batch_size, drop_remainder=drop_remainder)
+        if settings.mixup or settings.cutmix:
+            batches = batches.enumerate(skip).map(mix, num_parallel_calls=tf.data.AUTOTUNE)
+        return _deterministic(batches).prefetch(2)
+
+    def eval_batches(
+        self, *, image_size, batch_size, crop="none", resize="bilinear", shard=(0, 1)
+    ):
+        """Makes batches in which every picture occurs once; the last is filled up.
+
+        Args:
+            image_size: Side in pixels.
+            batch_size: Pictures a batch of this pipeline.
+            crop: As in `imagenet.prepare`.
+            resize: As in `imagenet.prepare`.
+            shard: `(index, count)`; all shards have the same number of batches.
+
+        Returns:
+            A `tf.data.Dataset` of images float32 `(batch, size, size, 3)`, labels float32
+            `(batch, classes)` and a mask float32 `(batch,)`: 1 for pictures, 0 for the filling.
+        """
+        index, count = shard
+        whole = batch_size * count
+        order = np.arange(-(-len(self) // whole) * whole)
+        order = order.reshape(-1, count, batch_size)[:, index].reshape(-1)
+        mask = (order < len(self)).astype("float32")
+
+        def picture(raw, mask):
+            _, raw, label = raw
+            image = self._evaluated(raw, image_size, crop, resize)
+            image.set_shape((image_size, image_size, 3))
+            return image, tf.one_hot(label, len(self.class_names)), mask
+
+        masks = tf.data.Dataset.from_tensor_slices(mask)
+        pictures = tf.data.Dataset.zip(self._raw(np.minimum(order, len(self) - 1)), masks)
+        batches = pictures.map(picture, num_parallel_calls=tf.data.AUTOTUNE)
+        return _deterministic(batches.batch(batch_size, drop_remainder=True)).prefetch(2)
+
+    def _raw(self, order):
+        """Index, undecoded picture and label, in the given order."""
+        stream = tf.data.Dataset.from_tensor_slices((order, self.labels[order]))
+        if isinstance(self.pictures, np.ndarray):
+            pictures = tf.constant(self.pictures)
+            return stream.map(lambda i, label: (i, pictures[i], label))
+        names = tf.constant(self.pictures)
+        return stream.map(
+            lambda i, label: (i, tf.io.read_file(names[i]), label),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+
+    def _cropped(self, raw, image_size, area, seed):
+        if raw.dtype == tf.uint8:
+            box = augmentation.crop_box(tf.shape(raw), area, seed)
+            image = raw[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
+        else:
+            image = _decode(raw, lambda shape: augmentation.crop_box(shape, area, seed))
+        return _to_uint8(_resize(image, image_size))
+
+    def _evaluated(self, raw, image_size, crop, resize):
+        def box(shape):
+            if crop == "none":
+                return tf.stack([0, 0, shape[0], shape[1]])
+            side = tf.cast(tf.reduce_min(shape[:2]), tf.float64) * (image_size / (image_size + 32))
+            side = tf.maximum(tf.cast(side, tf.int32), 1)
+            return tf.stack([(shape[0] - side) // 2, (shape[1] - side) // 2, side, side])
+
+        if raw.dtype == tf.uint8:
+            top, left, height, width = tf.unstack(box(tf.shape(raw)))
+            image = raw[top : top + height, left : left + width]
+        else:
+            image = _decode(raw, box)
+        return _resize(image, image_size, resize)
+
+
+def _deterministic(dataset):
+    options = tf.data.Options()
+    options.deterministic = True
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.with_options(options)
+
+
+def _decode(raw, box):
+    """Decodes a part of a picture; of a plain JPEG, only that part."""
+
+    def jpeg():
+        part = box(tf.io.extract_jpeg_shape(raw))
+        return tf.image.decode_and_crop_jpeg(raw, part, channels=3)
+
+    def other():
+        image = tf.numpy_function(_read, [raw], tf.uint8, stateful=False)
+        image.set_shape((None, None, 3))
+        top, left, height, width = tf.unstack(box(tf.shape(image)))
+        return image[top : top + height, left : left + width]
+
+    return tf.cond(_is_plain_jpeg(raw), jpeg, other)
+
+
+def _read(raw):
+    return imagenet.read_image(raw)
+
+
+def _is_plain_jpeg(raw):
+    """Whether TensorFlow reads it as people see it: a JPEG, not CMYK and not to be rotated."""
+    # No Exif block: no rotation. Exif is not parsed here; such photos take the other way.
+    head = tf.strings.substr(raw, 0, 64)
+    exif = tf.strings.regex_full_match(head, "(?s).*Exif.*")
+    is_jpeg = tf.io.is_jpeg(raw)
+    adobe = tf.strings.regex_full_match(tf.strings.substr(raw, 0, 4096), "(?s).*Adobe.*")
+    return is_jpeg & ~exif & ~adobe
+
+
+def _resize(image, image_size, method="bilinear"):
+    """To a square, float32; shrinking averages when training sizes are far below the photo's."""
+    size = (image_size, image_size)
+    if method == "bicubic":
+        return tf.clip_by_value(
+            tf.compat.v1.image.resize_bicubic(tf.cast(image, tf.float32)[None], size)[0], 0, 255
+        )
+    return tf.image.resize(image, size)
+
+
+def _to_uint8(image):
+    return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+
+
+# --------------------------------------------------------------------------------------- digits
+
+
+def _digits(validation, seed):
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pictures = np.repeat((digits.images * (255 / 16)).round().astype("uint8")[..., None], 3, -1)
+    whole = Split([str(i) for i in range(10)], digits.target, pictures)
+    train, held = _carve(whole, validation, seed)
+    rest, test = _carve(train, validation / (1 - validation), seed + 1)
+    return Data("digits", whole.class_names, rest, held, test)
+
+
+def _carve(split, part, seed):
+    """Splits off `part` of every class at random."""
+    held = []
+    for label in range(len(split.class_names)):
+        own = np.flatnonzero(split.labels == label)
+        count = min(max(1, round(part * len(own))), len(own) - 1)
+        held.append(np.random.default_rng((seed, label)).permutation(own)[:count])
+    held = np.sort(np.concatenate(held))
+    rest = np.setdiff1d(np.arange(len(split)), held)
+    return split.select(rest), split.select(held)
+
+
+# --------------------------------------------------------------------------------------- folder
+
+
+def _folder(path, validation, seed, strict):
+    """Class sub-folders, with or without split folders above them."""
+    if not tf.io.gfile.isdir(path):
+        raise FileNotFoundError(f"There is no folder {path}. Check the path.")
+    below = {name.rstrip("/") for name in tf.io.gfile.listdir(path)}
+    found = {
+        split: name for split, names in SPLITS.items() for name in names if name in below
+    }
+    if "train" not in found:
+        whole = _read_classes(path, None, strict)
+        train, held = _carve_contents(whole, validation, seed)
+        train, test = _carve_contents(train, validation / (1 - validation), seed + 1)
+        return Data(f"folder:{path}", whole.class_names, train, held, test)
+    splits = {"train": _read_classes(tf.io.gfile.join(path, found["train"]), None, strict)}
+    names = splits["train"].class_names
+    for split in ("validation", "test"):
+        if split in found:
+            folder = tf.io.gfile.join(path, found[split])
+            splits[split] = _read_classes(folder, names, strict)
+    if "test" not in splits and "validation" in splits:
+        splits["test"] = splits.pop("validation")  # looked at once, so it must not stop training
+    if "validation" not in splits:
+        splits["train"], splits["validation"] = _carve_contents(splits["train"], validation, seed)
+    _warn_of_duplicates(splits)
+    return Data(f"folder:{path}", names, splits["train"], splits["validation"], splits.get("test"))
+
+
+def _read_classes(path, class_names, strict):
+    """One split: `path/CLASS/picture`."""
+    classes = sorted(
+        name.rstrip("/")
+        for name in tf.io.gfile.listdir(path)
+        if not name.startswith(".") and tf.io.gfile.isdir(tf.io.gfile.join(path, name))
+    )
+    if class_names is not None and set(classes) != set(class_names):
+        raise ValueError(
+            f"{path} has other classes than the training split: missing "
+            f"{sorted(set(class_names) - set(classes)) or 'none'}, unexpected "
+            f"{sorted(set(classes) - set(class_names)) or 'none'}. Give every split the same "
+            "class folders."
+        )
+    if class_names is None and len(classes) < 2:
+        raise ValueError(
+            f"{path} has {len(classes)} class folder(s) ({', '.join(classes) or 'none'}); a "
+            "classifier needs at least two: PATH/CLASS/picture.jpg."
+        )
+    class_names = class_names or tuple(classes)
+    files, labels, skipped = [], [], []
+    for label, name in enumerate(class_names):
+        folder = tf.io.gfile.join(path, name)
+        own, ignored = _pictures_below(folder)
+        good = own if len(files) > MANY else [file for file in own if _is_whole(file)]
+        bad = sorted(set(own) - set(good))
+        if bad and strict:
+            raise ValueError(f"{bad[0]} is damaged. Remove it, or leave out `strict`.")
+        if len(good) < 2:
+            raise ValueError(
+                f"The class folder {folder} has {len(good)} usable picture(s) "
+                f"({len(bad)} damaged, {ignored} with other extensions than "
+                f"{', '.join(EXTENSIONS)}); a class needs at least 2."
+            )
+        skipped += bad
+        files += good
+        labels += [label] * len(good)
+    if skipped:
+        logging.warning(
+            "%d damaged pictures are left out: %s%s",
+            len(skipped),
+            ", ".join(skipped[:3]),
+            " ..." if len(skipped) > 3 else "",
+        )
+    return Split(class_names, labels, files, skipped)
+
+
+def _pictures_below(folder):
+    """Sorted picture files in a folder and below, links to folders left out, and the rest's count."""
+    files, ignored = [], 0
+    for parent, _, names in tf.io.gfile.walk(folder):
+        if os.path.islink(parent):
+            continue
+        for name in names:
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(EXTENSIONS):
+                files.append(tf.io.gfile.join(parent, name))
+            else:
+                ignored += 1
+    return sorted(files), ignored
+
+
+def _is_whole(path):
+    """Whether a picture can be decoded to its end; at an eighth of its size where JPEG allows."""
+    from PIL import Image
+
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file, Image.open(file) as image:
+            if image.width * image.height > imagenet.MAX_PIXELS:
+                return False
+            image.draft("RGB", (32, 32))
+            image.load()
+        return True
+    except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+def _contents(split):
+    """sha256 of every file, for telling duplicates; of its name where there are very many."""
+    if len(split) > MANY:
+        return [hashlib.sha256(name.encode()).hexdigest() for name in split.pictures]
+    hashes = []
+    for name in split.pictures:
+        with tf.io.gfile.GFile(name, "rb") as file:
+            hashes.append(hashlib.sha256(file.read()).hexdigest())
+    return hashes
+
+
+def _carve_contents(split, part, seed):
+    """Splits off `part` of every class; equal files stay together."""
+    hashes = np.array([hashlib.sha256(f"{seed}{h}".encode()).hexdigest() for h in _contents(split)])
+    held = np.zeros(len(split), bool)
+    for label in range(len(split.class_names)):
+        own = split.labels == label
+        distinct = np.unique(hashes[own])
+        if len(distinct) < 2:
+            raise ValueError(
+                f"All pictures of class {split.class_names[label]!r} are the same file; nothing "
+                "can be held out for validation. Add pictures."
+            )
+        count = min(max(1, round(part * len(distinct))), len(distinct) - 1)
+        held |= own & np.isin(hashes, distinct[:count])
+    return split.select(np.flatnonzero(~held)), split.select(np.flatnonzero(held))
+
+
+def _warn_of_duplicates(splits):
+    seen = {}
+    for name, split in splits.items():
+        for file, content in zip(split.pictures, _contents(split), strict=True):
+            other = seen.setdefault(content, (name, file))
+            if other[0] != name:
+                logging.warning(
+                    "%s (%s) and %s (%s) are the same picture: results on it mean little.",
+                    file,
+                    name,
+                    other[1],
+                    other[0],
+                )
+
+
+# ----------------------------------------------------------------------------------------- TFDS
+
+
+def _tfds(name, validation, seed):
+    """A prepared TFDS set, read into memory as encoded pictures."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise ImportError(
+            f"tfds:{name} needs tensorflow_datasets: pip install 'keras_effv2[data]'."
+        ) from None
+    try:
+        builder = tfds.builder(name, try_gcs=False)
+    except tfds.core.registered.DatasetNotFoundError:
+        raise ValueError(f"TFDS has no data set {name!r}. See tfds.list_builders().") from None
+    if not os.path.isdir(builder.data_dir):
+        advice = f"Prepare it once: python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}').download_and_prepare()\""
+        if name.startswith("cars196"):
+            advice = (
+                "Its official download is gone: unpack your copy of the archives into "
+                "PATH/train/CLASS and PATH/test/CLASS and use folder:PATH"
+            )
+        raise FileNotFoundError(f"tfds:{name} is not prepared in {builder.data_dir}. {advice}.")
+    features = builder.info.features
+    image = next((k for k, v in features.items() if isinstance(v, tfds.features.Image)), None)
+    label = next((k for k, v in features.items() if isinstance(v, tfds.features.ClassLabel)), None)
+    if image is None or label is None:
+        raise ValueError(
+            f"tfds:{name} is not an image classification set: it has features "
+            f"{', '.join(features)}; wanted one image and one class label."
+        )
+    names = tuple(features[label].names)
+
+    def split(key):
+        examples = builder.as_dataset(
+            split=key, shuffle_files=False, decoders={image: tfds.decode.SkipDecoding()}
+        )
+        pairs = [(e[image].numpy(), int(e[label])) for e in examples]
+        return _Encoded(names, [b for _, b in pairs], [a for a, _ in pairs])
+
+    keys = {
+        ours: next((k for k in (*theirs, *(ours,)) if k in builder.info.splits), None)
+        for ours, theirs in SPLITS.items()
+    }
+    splits = {ours: split(key) for ours, key in keys.items() if key}
+    if "test" not in splits and "validation" in splits:
+        splits["test"] = splits.pop("validation")
+    if "test" not in splits:
+        splits["train"], splits["test"] = _carve(splits["train"], validation, seed + 1)
+    if "validation" not in splits:
+        splits["train"], splits["validation"] = _carve(splits["train"], validation, seed)
+    return Data(f"tfds:{name}", names, splits["train"], splits["validation"], splits["test"])
+
+
+class _Encoded(Split):
+    """Pictures held in memory as the bytes of their files."""
+
+    def select(self, indices):
+        return _Encoded(self.class_names, self.labels[indices], [self.pictures[i] for i in indices])
+
+    def _raw(self, order):
+        pictures = tf.constant(self.pictures)
+        stream = tf.data.Dataset.from_tensor_slices((order, self.labels[order]))
+        return stream.map(lambda i, label: (i, pictures[i], label))
+
+
+def is_spec(text):
+    """Whether a string looks like a description that `load` takes."""
+    return text == "digits" or bool(re.match(r"(folder|tfds):", text)) or os.path.isdir(text)

@@ -1,0 +1,288 @@
+"""Progressive learning: image size and regularisation grow together.
+
+Tan & Le 2021, arXiv 2104.00298, section 4: training goes through phases; each has an image size and
+regularisation strengths, interpolated from the first to the last. Weights, optimizer and step count
+go through unchanged.
+"""
+
+import dataclasses
+
+import keras
+
+from keras_effv2 import layers
+
+STRENGTHS = ("randaugment", "mixup", "cutmix", "dropout", "drop_path")
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One period of training. None: not scheduled.
+
+    Attributes:
+        start_epoch: First epoch of the phase, from 0.
+        stop_epoch: First epoch after it.
+        image_size: Side of the training images in pixels.
+        randaugment: Magnitude of RandAugment, 0..30.
+        mixup: Concentration of mixup's Beta distribution; 0 is off.
+        cutmix: The same of CutMix.
+        dropout: Probability of dropping a feature before the classifier, in [0, 1).
+        drop_path: Probability of dropping the deepest residual branch, in [0, 1).
+        batch_size: Global batch size.
+    """
+
+    start_epoch: int
+    stop_epoch: int
+    image_size: int | None = None
+    randaugment: float | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+    dropout: float | None = None
+    drop_path: float | None = None
+    batch_size: int | None = None
+
+
+def ramp(
+    epochs,
+    phases=4,
+    image_size=None,
+    randaugment=None,
+    mixup=None,
+    cutmix=None,
+    dropout=None,
+    drop_path=None,
+    batch_size=None,
+    multiple_of=1,
+):
+    """Plans a training: algorithm 1 of the paper.
+
+    Args:
+        epochs: Epochs of the whole training, at least `phases`.
+        phases: Number of phases, at least 1; a single phase takes the last values.
+        image_size: `(first, last)` side in pixels, both included; or one number for all phases.
+        randaugment: `(first, last)` magnitude, 0..30.
+        mixup: `(first, last)`, 0 or more.
+        cutmix: `(first, last)`, 0 or more.
+        dropout: `(first, last)`, in [0, 1).
+        drop_path: `(first, last)`, in [0, 1).
+        batch_size: `(first, last)` global batch size.
+        multiple_of: Image sizes are rounded to multiples of this; CoAtNet needs 32.
+
+    Returns:
+        A tuple of `Phase`.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Example:
+
+    >>> [phase.image_size for phase in ramp(8, 4, image_size=(128, 300))]
+    [128, 185, 243, 300]
+    """
+    if phases < 1 or epochs < phases:
+        raise ValueError(
+            f"A training of {epochs} epochs cannot have {phases} phases: give at least one epoch "
+            "a phase, and at least one phase."
+        )
+    pairs = {
+        "image_size": image_size,
+        "randaugment": randaugment,
+        "mixup": mixup,
+        "cutmix": cutmix,
+        "dropout": dropout,
+        "drop_path": drop_path,
+        "batch_size": batch_size,
+    }
+    pairs = {k: (v, v) if isinstance(v, (int, float)) else v for k, v in pairs.items() if v is not None}
+    for name, pair in pairs.items():
+        low, high = _RANGES[name]
+        if len(pair) != 2 or not all(low <= value < high for value in pair):
+            raise ValueError(
+                f"`{name}` is a pair (first, last) of numbers in [{low}, {high}). Received: {pair}."
+            )
+    rows = []
+    for i in range(phases):
+        position = i / (phases - 1) if phases > 1 else 1.0
+        values = {name: a + (b - a) * position for name, (a, b) in pairs.items()}
+        if "image_size" in values:
+            values["image_size"] = max(1, round(values["image_size"] / multiple_of)) * multiple_of
+        if "batch_size" in values:
+            values["batch_size"] = round(values["batch_size"])
+        rows.append(Phase(i * epochs // phases, (i + 1) * epochs // phases, **values))
+    return tuple(rows)
+
+
+_RANGES = {
+    "image_size": (1, 10_000),
+    "randaugment": (0, 30.001),
+    "mixup": (0, 100),
+    "cutmix": (0, 100),
+    "dropout": (0, 1),
+    "drop_path": (0, 1),
+    "batch_size": (1, 1 << 20),
+}
+
+
+def check(phases):
+    """Returns `phases` if they follow each other without a gap from epoch 0; else raises."""
+    phases = tuple(phases)
+    epoch = 0
+    for phase in phases:
+        if phase.start_epoch != epoch or phase.stop_epoch <= phase.start_epoch:
+            raise ValueError(
+                f"Phases follow each other without gaps: expected one that starts at epoch {epoch} "
+                f"and has at least one epoch. Received: {phase}."
+            )
+        epoch = phase.stop_epoch
+    if not phases:
+        raise ValueError("There are no phases: make them with keras_effv2.ramp(...).")
+    return phases
+
+
+def phase_at(phases, epoch):
+    """The phase that an epoch belongs to; the last for epochs after the end."""
+    return next((phase for phase in phases if epoch < phase.stop_epoch), phases[-1])
+
+
+def takers(model, strength):
+    """The layers of a model that take a strength, `"dropout"` or `"drop_path"`."""
+    return [
+        layer for layer in layers.walk(model) if getattr(layer, "strength", None) == strength
+    ]
+
+
+def prepare(model, phases):
+    """Makes the rates that differ between phases variable. Call before the step is traced.
+
+    Raises:
+        ValueError: If a scheduled rate has no layer that takes it.
+    """
+    for strength in ("dropout", "drop_path"):
+        values = {getattr(phase, strength) for phase in phases} - {None}
+        if not values:
+            continue
+        own = takers(model, strength)
+        if not own:
+            raise ValueError(
+                f"The phases schedule {strength}, but model {model.name!r} has no layer that takes "
+                f"it. Build the model with keras_effv2, add keras_effv2.layers."
+                f"{'Dropout' if strength == 'dropout' else 'DropPath'}, or leave {strength} out."
+            )
+        for layer in own:
+            if len(values) > 1:
+                layer.vary_rate()
+
+
+def deliver(model, phase):
+    """Sets the rates of a phase in the model's layers."""
+    for strength in ("dropout", "drop_path"):
+        value = getattr(phase, strength)
+        if value is not None:
+            for layer in takers(model, strength):
+                layer.rate = value
+
+
+class ProgressiveLearning(keras.callbacks.Callback):
+    """Progressive learning in your own single-host `model.fit`.
+
+    The data set has the size and the augmentation of the phase that the epoch belongs to, the
+    callback sets dropout and drop-path rates; the train step is traced once and serves all phases.
+
+    Args:
+        phases: Rows from `ramp`.
+        seed: Seed of the order and the augmentation.
+
+    Raises:
+        ValueError: If the phases have gaps, or a strength finds no taker.
+
+    Example:
+
+    >>> pl = ProgressiveLearning(ramp(2, 2, image_size=(32, 64), dropout=(0.1, 0.3)))
+    >>> pl.epochs
+    2
+    """
+
+    def __init__(self, phases, seed=0):
+        super().__init__()
+        self.phases = check(phases)
+        self.seed = seed
+        self.epoch = 0
+        self._has_data = False
+
+    @property
+    def epochs(self):
+        """Epochs of all phases: what `fit` is to be told."""
+        return self.phases[-1].stop_epoch
+
+    def dataset(self, images_and_labels, batch_size):
+        """Makes the training data for `fit`: every epoch in the size of its phase.
+
+        Args:
+            images_and_labels: A training split of `keras_effv2.data`, or `(images, labels)`:
+                uint8 `(n, h, w, 3)` and integers `(n,)`.
+            batch_size: Images a step, for phases that do not schedule it.
+
+        Returns:
+            A `tf.data.Dataset` of images uint8 and one-hot labels.
+        """
+        import numpy as np
+        import tensorflow as tf
+
+        from keras_effv2.data import Split
+
+        split = images_and_labels
+        if not isinstance(split, Split):
+            images, labels = split
+            names = [str(i) for i in range(int(np.max(labels)) + 1)]
+            split = Split(names, labels, np.asarray(images, "uint8"))
+        self._has_data = True
+
+        def epoch():
+            phase = phase_at(self.phases, self.epoch)
+            return iter(
+                split.train_batches(
+                    image_size=phase.image_size or 224,
+                    batch_size=phase.batch_size or batch_size,
+                    seed=self.seed,
+                    epoch=self.epoch,
+                    augment=augment_of(phase),
+                )
+            )
+
+        sizes = {phase.batch_size or batch_size for phase in self.phases}
+        batch = sizes.pop() if len(sizes) == 1 else None
+        return tf.data.Dataset.from_generator(
+            epoch,
+            output_signature=(
+                tf.TensorSpec((batch, None, None, 3), tf.uint8),
+                tf.TensorSpec((batch, len(split.class_names)), tf.float32),
+            ),
+        )
+
+    def on_train_begin(self, logs=None):
+        scheduled = [
+            name
+            for name in ("image_size", "randaugment", "mixup", "cutmix", "batch_size")
+            if len({getattr(phase, name) for phase in self.phases}) > 1
+        ]
+        if scheduled and not self._has_data:
+            raise ValueError(
+                f"The phases schedule {', '.join(scheduled)}, which nobody takes: train on "
+                "`pl.dataset((images, labels), batch_size)`."
+            )
+        prepare(self.model, self.phases)
+        self.model.make_train_function(force=True)  # an older trace holds the old rates
+        deliver(self.model, phase_at(self.phases, self.epoch))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        deliver(self.model, phase_at(self.phases, epoch))
+
+
+def augment_of(phase, **settings):
+    """The `Augment` of a phase; other fields of `Augment` as keywords."""
+    from keras_effv2.augment import Augment
+
+    strengths = {
+        name: getattr(phase, name) or 0.0 for name in ("randaugment", "mixup", "cutmix")
+    }
+    return Augment(**strengths, **settings)

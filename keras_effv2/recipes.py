@@ -1,0 +1,471 @@
+"""Training recipes as rows, each with its source, and the optimizers and schedules they name."""
+
+import dataclasses
+import math
+
+import keras
+from keras import ops
+
+from keras_effv2.layers import PACKAGE
+from keras_effv2.progressive import Phase, check, ramp
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One training configuration; `dataclasses.replace` varies it.
+
+    Attributes:
+        name: Name of the row.
+        source: Where the numbers come from.
+        epochs: Length of the training.
+        batch_size: Global batch, over all replicas.
+        learning_rate: Peak, for this batch size.
+        optimizer: `"rmsprop"`, `"adamw"` or `"sgd"` (Nesterov momentum 0.9).
+        schedule: `"cosine"`, `"linear"`, `"staircase"` or `"constant"`, after a linear warm-up.
+        warmup_epochs: Length of the warm-up, may be a fraction.
+        min_learning_rate: Where cosine and linear end.
+        decay_rate: Factor of the staircase.
+        decay_epochs: Length of a stair.
+        weight_decay: Of matrices and kernels only. With RMSProp it is added to the loss as
+            `weight_decay / 2 * sum(w**2)`, with AdamW and SGD it is decoupled.
+        label_smoothing: In [0, 1).
+        loss: `"softmax"` or `"sigmoid"` cross-entropy.
+        ema: Decay of the moving average of all weights, or 0 for none.
+        clip: Largest global norm of the gradients, or 0 for no clipping.
+        precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
+        phases: Rows of `ramp`; empty for one phase at the model's size.
+        crop_area: Smallest and largest part of a picture that the random crop takes.
+        layers: RandAugment operations a picture.
+        erasing: Probability of random erasing.
+        cutout: Half side of cutout as a part of the image side.
+        seed: Of order, augmentation and dropout.
+        checkpoint_steps: Optimizer steps between checkpoints; 0: at the end of every epoch.
+    """
+
+    name: str
+    source: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.0
+    min_learning_rate: float = 0.0
+    decay_rate: float = 0.97
+    decay_epochs: float = 2.4
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    loss: str = "softmax"
+    ema: float = 0.0
+    clip: float = 0.0
+    precision: str = "float32"
+    phases: tuple[Phase, ...] = ()
+    crop_area: tuple[float, float] = (0.05, 1.0)
+    layers: int = 2
+    erasing: float = 0.0
+    cutout: float = 0.0
+    seed: int = 0
+    checkpoint_steps: int = 0
+
+    def __post_init__(self):
+        for field, known in _CHOICES.items():
+            if getattr(self, field) not in known:
+                raise ValueError(
+                    f"`{field}` of a recipe is one of {', '.join(known)}. Received: "
+                    f"{getattr(self, field)!r}."
+                )
+        for field, (low, high) in _LIMITS.items():
+            if not low <= getattr(self, field) < high:
+                raise ValueError(
+                    f"`{field}` of a recipe is in [{low}, {high}). Received: "
+                    f"{getattr(self, field)}."
+                )
+        if self.phases and check(self.phases)[-1].stop_epoch != self.epochs:
+            raise ValueError(
+                f"The phases end at epoch {self.phases[-1].stop_epoch}, the recipe has "
+                f"{self.epochs} epochs. Make both the same, ramp({self.epochs}, ...)."
+            )
+
+
+_CHOICES = {
+    "optimizer": ("rmsprop", "adamw", "sgd"),
+    "schedule": ("cosine", "linear", "staircase", "constant"),
+    "loss": ("softmax", "sigmoid"),
+    "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
+}
+_LIMITS = {
+    "epochs": (1, 1 << 20),
+    "batch_size": (1, 1 << 20),
+    "learning_rate": (0, 1e3),
+    "label_smoothing": (0, 1),
+    "ema": (0, 1),
+    "clip": (0, 1e6),
+    "weight_decay": (0, 10),
+    "warmup_epochs": (0, 1 << 20),
+}
+
+
+# ----------------------------------------------------------------------------------------- rows
+
+_PAPER = "arXiv 2104.00298"
+_AUTOML = "google/automl efficientnetv2"
+_COATNET = "arXiv 2106.04803, table 10"
+
+# last values of the ramp: image size, RandAugment, mixup, dropout
+_PAPER_RAMP = {  # table 6
+    "EfficientNetV2S": (300, 15, 0.0, 0.3),
+    "EfficientNetV2M": (380, 20, 0.2, 0.4),
+    "EfficientNetV2L": (380, 25, 0.5, 0.5),
+}
+# google/automl hparams: train size, RandAugment, mixup = CutMix, dropout (not scheduled there)
+_AUTOML_RAMP = {
+    "EfficientNetV2S": (300, 10, 0.0, 0.2),
+    "EfficientNetV2M": (384, 15, 0.2, 0.3),
+    "EfficientNetV2L": (384, 20, 0.5, 0.4),
+    "EfficientNetV2XL": (384, 20, 0.5, 0.4),
+}
+_SMALL = {"EfficientNetV2B0": 192, "EfficientNetV2B1": 192, "EfficientNetV2B2": 208}
+_SMALL["EfficientNetV2B3"] = 240
+# stochastic depth of CoAtNet 0..5: 1k, 21k, JFT fine-tuning
+_COATNET_1K = {"CoAtNet0": 0.2, "CoAtNet1": 0.3, "CoAtNet2": 0.5, "CoAtNet3": 0.7}
+_COATNET_21K = {"CoAtNet2": 0.3, "CoAtNet3": 0.5, "CoAtNet4": 0.7}
+_COATNET_JFT = {"CoAtNet3": 0.0, "CoAtNet4": 0.1, "CoAtNet5": 0.0}
+
+_V2_1K = Recipe(
+    "imagenet1k",
+    f"{_PAPER} section 5.1 and table 6",
+    epochs=350,
+    batch_size=4096,
+    learning_rate=0.256,
+    optimizer="rmsprop",
+    schedule="staircase",
+    warmup_epochs=5,
+    weight_decay=1e-5,
+    label_smoothing=0.1,
+    ema=0.9999,
+    precision="mixed_bfloat16",
+)
+_COATNET_BASE = Recipe(
+    "imagenet1k",
+    _COATNET,
+    epochs=300,
+    batch_size=4096,
+    learning_rate=1e-3,
+    min_learning_rate=1e-5,
+    warmup_epochs=32,  # 10,000 steps
+    weight_decay=0.05,
+    label_smoothing=0.1,
+    clip=1.0,
+    precision="mixed_bfloat16",
+)
+
+
+def _imagenet1k(model):
+    if model in _PAPER_RAMP:
+        size, randaugment, mixup, dropout = _PAPER_RAMP[model]
+        phases = ramp(
+            350,
+            4,
+            image_size=(128, size),
+            randaugment=(5, randaugment),
+            mixup=(0, mixup),
+            dropout=(0.1, dropout),
+        )
+        return dataclasses.replace(_V2_1K, phases=phases)
+    if model in _SMALL:  # the paper trains small models without progressive learning
+        phases = (Phase(0, 350, image_size=_SMALL[model]),)
+        return dataclasses.replace(_V2_1K, phases=phases, crop_area=(0.08, 1.0))
+    if model in _COATNET_1K:
+        phases = ramp(
+            300, 1, image_size=224, randaugment=15, mixup=0.8, drop_path=_COATNET_1K[model]
+        )
+        return dataclasses.replace(_COATNET_BASE, phases=phases)
+    return None
+
+
+def _imagenet1k_automl(model):
+    if model not in _AUTOML_RAMP:
+        return None
+    size, randaugment, mixing, dropout = _AUTOML_RAMP[model]
+    # its sizes grow from 128 but leave the first step out: 128 + (size - 128) * (i + 1) / 4
+    first = 128 + (size - 128) // 4
+    phases = ramp(
+        350,
+        4,
+        image_size=(first, size),
+        randaugment=(5, randaugment),
+        mixup=(0, mixing),
+        cutmix=(0, mixing),
+        dropout=dropout,
+    )
+    return dataclasses.replace(
+        _V2_1K, name="imagenet1k-automl", source=f"{_AUTOML} main.py", phases=phases
+    )
+
+
+def _imagenet21k(model):
+    if model in _COATNET_21K:
+        phases = ramp(90, 1, image_size=224, drop_path=_COATNET_21K[model])
+        return dataclasses.replace(
+            _COATNET_BASE,
+            name="imagenet21k",
+            epochs=90,
+            schedule="linear",
+            warmup_epochs=5,
+            weight_decay=0.01,
+            label_smoothing=1e-4,
+            loss="sigmoid",
+            phases=phases,
+        )
+    if model.startswith("CoAtNet"):
+        return None
+    return dataclasses.replace(
+        _V2_1K,
+        name="imagenet21k",
+        source=f"{_PAPER} section 5.2; {_AUTOML} datasets.py",
+        epochs=60,
+        learning_rate=0.128,
+        schedule="cosine",
+        warmup_epochs=1,
+        label_smoothing=0.0,
+        loss="softmax",
+        phases=(Phase(0, 60, image_size=224, dropout=0.0, drop_path=0.0),),
+    )
+
+
+def _imagenet21k_ft1k(model):
+    if model.startswith("CoAtNet"):
+        return dataclasses.replace(
+            _COATNET_BASE,
+            name="imagenet21k-ft1k",
+            epochs=30,
+            batch_size=1024,
+            learning_rate=5e-5,
+            schedule="constant",
+            warmup_epochs=0,
+            weight_decay=1e-8,
+            ema=0.9999,
+            phases=(Phase(0, 30, image_size=384),),
+        )
+    return dataclasses.replace(
+        _V2_1K,
+        name="imagenet21k-ft1k",
+        source=f"{_PAPER} section 5.2; {_AUTOML} datasets.py imagenetFt",
+        epochs=15,
+        batch_size=512,
+        learning_rate=0.001,
+        schedule="constant",
+        warmup_epochs=1,
+        ema=0.9996,
+        cutout=0.25,
+        crop_area=(1.0, 1.0),
+        phases=(Phase(0, 15, image_size=384, dropout=0.0),),
+    )
+
+
+def _jft(model):
+    if model not in _COATNET_JFT:
+        return None
+    return dataclasses.replace(
+        _COATNET_BASE,
+        name="jft",
+        epochs=14,
+        learning_rate=1e-3 if model == "CoAtNet3" else 5e-4,
+        schedule="linear",
+        warmup_epochs=0.27,  # 20,000 steps of 73,242 an epoch
+        weight_decay=0.01,
+        label_smoothing=1e-4,
+        loss="sigmoid",
+        phases=ramp(14, 1, image_size=224, randaugment=5, drop_path=_COATNET_JFT[model]),
+    )
+
+
+def _transfer(epochs):
+    """The paper's transfer: batch 512, cosine from 0.001, 10,000 steps, no decay, cutout."""
+
+    def row(model):
+        return Recipe(
+            "transfer",
+            f"{_PAPER} section 5.3; epochs make about 10,000 steps",
+            epochs=epochs,
+            batch_size=512,
+            learning_rate=0.001,
+            optimizer="rmsprop",
+            ema=0.9996,
+            label_smoothing=0.1,
+            cutout=0.25,
+            crop_area=(0.25, 1.0),
+            precision="mixed_bfloat16",
+        )
+
+    return row
+
+
+def _finetune(model):
+    """For somebody's folder: measured here on 1,800 flower photos, see docs/measured.md."""
+    return Recipe(
+        "finetune",
+        "measured by this project",
+        epochs=8,
+        batch_size=32,
+        learning_rate=1e-3,
+        warmup_epochs=0.5,
+        weight_decay=0.02,
+        label_smoothing=0.1,
+        ema=0.99,
+        crop_area=(0.25, 1.0),
+        phases=ramp(8, 4, image_size=(128, 224), randaugment=(2, 5), multiple_of=32),
+    )
+
+
+def _digits(model):
+    return Recipe(
+        "digits",
+        "measured by this project: `make demo`",
+        epochs=16,
+        batch_size=32,
+        learning_rate=4e-3,
+        warmup_epochs=1,
+        weight_decay=0.05,
+        label_smoothing=0.1,
+        ema=0.99,
+        crop_area=(0.6, 1.0),
+        phases=ramp(16, 4, image_size=(16, 32), dropout=(0.0, 0.2), drop_path=(0.0, 0.1)),
+    )
+
+
+RECIPES = {
+    "imagenet1k": _imagenet1k,
+    "imagenet1k-automl": _imagenet1k_automl,
+    "imagenet21k": _imagenet21k,
+    "imagenet21k-ft1k": _imagenet21k_ft1k,
+    "jft": _jft,
+    "cifar10": _transfer(103),  # 50,000 images
+    "cifar100": _transfer(103),
+    "flowers": _transfer(2510),  # 2,040 images
+    "cars": _transfer(629),  # 8,144 images
+    "finetune": _finetune,
+    "digits": _digits,
+}
+
+
+def get(name, model="EfficientNetV2S"):
+    """Returns a recipe.
+
+    Args:
+        name: One of `RECIPES`.
+        model: Name of the builder; image sizes and strengths depend on it.
+
+    Returns:
+        A `Recipe`.
+
+    Raises:
+        ValueError: If there is no such recipe, or none for this model.
+
+    Example:
+
+    >>> [p.image_size for p in get("imagenet1k", "EfficientNetV2S").phases]
+    [128, 185, 243, 300]
+    """
+    if name not in RECIPES:
+        raise ValueError(f"There is no recipe {name!r}. Recipes: {', '.join(RECIPES)}.")
+    recipe = RECIPES[name](model)
+    if recipe is None:
+        raise ValueError(f"No recipe {name!r} was published for {model}.")
+    return dataclasses.replace(recipe, name=name)
+
+
+# -------------------------------------------------------------------- optimizers and schedules
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Learning rate as a function of the step: linear warm-up, then one of four shapes.
+
+    Args:
+        peak: Learning rate at the end of the warm-up.
+        shape: `"cosine"`, `"linear"`, `"staircase"` or `"constant"`.
+        warmup_steps: Steps of the warm-up from 0.
+        total_steps: Steps of the training.
+        minimum: Where cosine and linear end.
+        decay_rate: Factor of each stair; stairs count from step 0, as google/automl's.
+        decay_steps: Length of a stair in steps.
+    """
+
+    def __init__(
+        self, peak, shape, warmup_steps, total_steps, minimum=0.0, decay_rate=0.97, decay_steps=1
+    ):
+        super().__init__()
+        self.settings = {
+            "peak": peak,
+            "shape": shape,
+            "warmup_steps": warmup_steps,
+            "total_steps": total_steps,
+            "minimum": minimum,
+            "decay_rate": decay_rate,
+            "decay_steps": decay_steps,
+        }
+
+    def __call__(self, step):
+        s = self.settings
+        step = ops.cast(step, "float32")
+        warmup, peak, low = float(s["warmup_steps"]), s["peak"], s["minimum"]
+        part = ops.clip((step - warmup) / max(1.0, s["total_steps"] - warmup), 0.0, 1.0)
+        after = {
+            "cosine": lambda: low + (peak - low) * 0.5 * (1 + ops.cos(math.pi * part)),
+            "linear": lambda: peak + (low - peak) * part,
+            "staircase": lambda: peak * s["decay_rate"] ** ops.floor(step / s["decay_steps"]),
+            "constant": lambda: peak * ops.ones_like(step),
+        }[s["shape"]]()
+        return ops.where(step < warmup, peak * step / max(1.0, warmup), after)
+
+    def get_config(self):
+        return dict(self.settings)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class RMSprop(keras.optimizers.RMSprop):
+    """RMSProp as TensorFlow 1 had it: the mean square starts at 1, not at 0.
+
+    Source: tensorflow/python/training/rmsprop.py; the papers were trained with it.
+    """
+
+    def build(self, variables):
+        super().build(variables)
+        for velocity in self._velocities:
+            velocity.assign(ops.ones_like(velocity))
+
+
+def make_schedule(recipe, steps_per_epoch):
+    """The learning rate of a recipe as a function of the step."""
+    return Schedule(
+        recipe.learning_rate,
+        recipe.schedule,
+        round(recipe.warmup_epochs * steps_per_epoch),
+        recipe.epochs * steps_per_epoch,
+        recipe.min_learning_rate,
+        recipe.decay_rate,
+        max(1, round(recipe.decay_epochs * steps_per_epoch)),
+    )
+
+
+def make_optimizer(recipe, steps_per_epoch):
+    """The optimizer of a recipe. Clipping is the trainer's: it has to see the global gradient."""
+    rate = make_schedule(recipe, steps_per_epoch)
+    decay = recipe.weight_decay or None
+    if recipe.optimizer == "rmsprop":
+        return RMSprop(rate, rho=0.9, momentum=0.9, epsilon=1e-3)
+    if recipe.optimizer == "sgd":
+        return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
+    return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+
+
+def is_decayed(variable):
+    """Whether weight decay applies: kernels and matrices, no norms, biases or bias tables."""
+    return len(variable.shape) > 1 and not variable.path.endswith("bias")
+
+
+def ema_decay(decay, step):
+    """Decay of the moving average at a step: `min(decay, (1 + step) / (10 + step))`."""
+    step = ops.cast(step, "float32")
+    return ops.minimum(decay, (1.0 + step) / (10.0 + step))

@@ -1,0 +1,784 @@
+"""Training: a strategy, one compiled step, a loop over phases that can be killed at any moment.
+
+Keras 3's `fit` is wrong or crashes under `tf.distribute` in several ways (clipping per replica,
+equal dropout masks, ragged tails, multi-worker), so the loop here runs its own step through
+`strategy.run` and drives Keras callbacks itself.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import signal
+import sys
+import threading
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from keras_effv2 import augment, checkpoints, layers, progressive, recipes
+from keras_effv2.progressive import Phase
+
+STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
+TERMINATED = 143  # exit code after SIGTERM with a checkpoint saved
+
+
+@dataclasses.dataclass
+class Result:
+    """What `train` returns.
+
+    Attributes:
+        model: The trained model; with the averaged weights if the recipe has an EMA.
+        history: One dictionary an epoch.
+        steps: Optimizer steps done in all.
+        resumed_from: Step that this call started from, 0 for a fresh run.
+        traces: How often the train step was traced by this call.
+    """
+
+    model: keras.Model
+    history: list
+    steps: int
+    resumed_from: int
+    traces: int
+
+
+def train(
+    model,
+    data,
+    recipe,
+    workdir,
+    strategy="auto",
+    *,
+    callbacks=(),
+    tpu="local",
+    steps_per_call=None,
+    rollback=False,
+    progress=True,
+):
+    """Trains a model; resumes what it finds in the workdir.
+
+    Args:
+        model: A `keras.Model`, or a function without arguments that builds one (`multiworker` and
+            `tpu` need the function). A model of static size is rebuilt on `(None, None, c)`.
+        data: A `Data` of `keras_effv2.data.load`.
+        recipe: A `Recipe`.
+        workdir: Folder of the run: recipe.json, metrics.csv, history.png, tensorboard/,
+            checkpoints/, model.keras, labels.txt, summary.json.
+        strategy: `"auto"` (all GPUs of this machine, else one device), `"one"`, `"mirrored"`,
+            `"multiworker"` (by TF_CONFIG), `"tpu"`, or a `tf.distribute.Strategy`.
+        callbacks: Keras callbacks.
+        tpu: Name of the TPU for the resolver.
+        steps_per_call: Steps that one call of the compiled function makes; default 1, on TPU 50.
+        rollback: After a loss that is not finite: whether to go back to the last good checkpoint
+            and leave out the step that broke, up to three times, instead of raising.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        A `Result`.
+
+    Raises:
+        ValueError: If recipe, data and model do not fit each other, or the workdir holds a run of
+            another recipe; says what differs.
+        RuntimeError: If another process trains in the workdir.
+        FloatingPointError: If the loss is not finite.
+        SystemExit: With code 143 after SIGTERM, when the checkpoint is saved.
+    """
+    strategy = make_strategy(strategy, tpu)
+    with checkpoints.locked(workdir) if _is_chief(strategy) else contextlib.nullcontext():
+        run = _Run(model, data, recipe, pathlib.Path(workdir), strategy, steps_per_call)
+        return run.train(callbacks, rollback, progress)
+
+
+# ------------------------------------------------------------------------------------- strategy
+
+
+def make_strategy(name, tpu="local"):
+    """Makes a `tf.distribute.Strategy` from its name; a strategy is returned as it is."""
+    if isinstance(name, tf.distribute.Strategy):
+        return name
+    if name not in STRATEGIES:
+        raise ValueError(f"`strategy` is one of {', '.join(STRATEGIES)}. Received: {name!r}.")
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "auto":
+        name = "mirrored" if len(gpus) > 1 else "one"
+    if name == "one":
+        return tf.distribute.get_strategy()
+    if name == "mirrored":
+        devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
+        return tf.distribute.MirroredStrategy(devices)
+    if name == "multiworker":
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise RuntimeError(
+            f"The TPU {tpu!r} cannot be used: {str(error).splitlines()[0]} TPUs need the package "
+            "tensorflow-tpu (up to 2.20) on a TPU machine."
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def _is_chief(strategy):
+    resolver = getattr(strategy, "cluster_resolver", None)
+    if resolver is None or not resolver.task_type:
+        return True
+    return resolver.task_type == "chief" or (
+        resolver.task_type == "worker" and resolver.task_id == 0
+    )
+
+
+def _is_tpu(strategy):
+    return isinstance(strategy, tf.distribute.TPUStrategy)
+
+
+# ---------------------------------------------------------------------------------------- model
+
+
+def _place(model, recipe, strategy):
+    """The model to train, built in the strategy's scope, of dynamic size."""
+    late = _is_tpu(strategy) or isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    built = isinstance(model, keras.Model)
+    if built and late:
+        raise ValueError(
+            "A model that exists before a multi-worker or TPU strategy cannot be used: pass a "
+            "function without arguments that builds it."
+        )
+    with strategy.scope(), _policy(recipe.precision):
+        own = model if built else model()
+        if built and strategy.num_replicas_in_sync == 1 and _is_dynamic(own):
+            return own
+        if not built and _is_dynamic(own):
+            return own
+        return _dynamic_clone(own)
+
+
+@contextlib.contextmanager
+def _policy(name):
+    before = keras.config.dtype_policy()
+    if name != "float32":
+        keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _is_dynamic(model):
+    return model.inputs[0].shape[1:3] == (None, None)
+
+
+def _dynamic_clone(model):
+    """The same layers and weights on an input `(None, None, channels)`."""
+    channels = model.inputs[0].shape[-1]
+    clone = keras.models.clone_model(model, keras.Input((None, None, channels)))
+    clone.set_weights(model.get_weights())
+    return clone
+
+
+def logits_of(model):
+    """The model without its last activation, sharing its layers and weights."""
+    head = model.layers[-1]
+    if isinstance(head, keras.layers.Dense):
+        if head.activation is keras.activations.linear:
+            return model
+        return keras.Model(model.inputs, _Logits(head)(head.input))
+    if isinstance(head, (keras.layers.Activation, keras.layers.Softmax)):
+        return keras.Model(model.inputs, head.input)
+    return model
+
+
+class _Logits(keras.layers.Layer):
+    """A dense layer without its activation; the weights stay the dense layer's."""
+
+    def __init__(self, dense):
+        super().__init__(dtype="float32")
+        self._dense = (dense,)  # a tuple in a tuple is not tracked twice: the head stays the owner
+
+    def call(self, inputs):
+        (dense,) = self._dense
+        logits = keras.ops.matmul(inputs, dense.kernel)
+        return logits if dense.bias is None else logits + dense.bias
+
+
+# ------------------------------------------------------------------------------------------ run
+
+
+class _Run:
+    """One training run: what lives as long as the loop."""
+
+    def __init__(self, model, data, recipe, workdir, strategy, steps_per_call):
+        self.data, self.recipe, self.workdir, self.strategy = data, recipe, workdir, strategy
+        self.chief = _is_chief(strategy)
+        self.user_model = model if isinstance(model, keras.Model) else None
+        keras.utils.set_random_seed(recipe.seed)
+        self.model = _place(model, recipe, strategy)
+        self.phases = recipe.phases or (Phase(0, recipe.epochs),)
+        self.default_size = self._default_size()
+        self._check()
+        self.replicas = strategy.num_replicas_in_sync
+        self.steps_per_call = steps_per_call or (50 if _is_tpu(strategy) else 1)
+        self.traces = 0
+        with strategy.scope():
+            self.logits = logits_of(self.model)
+            progressive.prepare(self.model, self.phases)
+            steps = self.epoch_steps(self.phases[0])
+            self.optimizer = recipes.make_optimizer(recipe, steps)
+            if recipe.optimizer != "rmsprop" and recipe.weight_decay:
+                self.optimizer.exclude_from_weight_decay(
+                    [v for v in self.model.trainable_variables if not recipes.is_decayed(v)]
+                )
+            self.model.compile(self.optimizer, loss="categorical_crossentropy")
+            self.optimizer.build(self.model.trainable_variables)
+            self.ema = [tf.Variable(w.value) for w in self.model.weights] if recipe.ema else []
+        self.step, self.epoch, self.epoch_step = 0, 0, 0
+        self.sums = np.zeros(3)  # loss, hits, pictures of the epoch so far
+        self.history, self.left_out = [], []
+
+    def _default_size(self):
+        pixels = layers.find_pixels(self.model)
+        return (pixels and pixels.image_size) or 224
+
+    def _check(self):
+        classes = self.model.output_shape[-1]
+        if classes != len(self.data.class_names):
+            raise ValueError(
+                f"The model has {classes} outputs, {self.data.name} has "
+                f"{len(self.data.class_names)} classes. Build the model with "
+                f"classes={len(self.data.class_names)}."
+            )
+        multiple = 32 if any(type(x).__name__ == "RelativeAttention" for x in self.model.layers) else 1
+        for phase in self.phases:
+            size = phase.image_size or self.default_size
+            if size % multiple:
+                raise ValueError(
+                    f"{self.model.name} trains at multiples of {multiple} pixels. Received a phase "
+                    f"of {size} pixels: make the phases with ramp(..., multiple_of={multiple})."
+                )
+            batch = phase.batch_size or self.recipe.batch_size
+            if batch % self.strategy.num_replicas_in_sync:
+                raise ValueError(
+                    f"The batch of {batch} does not divide into "
+                    f"{self.strategy.num_replicas_in_sync} replicas. Choose a multiple."
+                )
+            self.data.train.steps(batch)
+
+    def batch_size(self, phase):
+        return phase.batch_size or self.recipe.batch_size
+
+    def epoch_steps(self, phase):
+        return self.data.train.steps(self.batch_size(phase))
+
+    # ---- the compiled step
+
+    def _make_step(self):
+        recipe, model, optimizer, strategy = self.recipe, self.model, self.optimizer, self.strategy
+        decayed = [v for v in model.trainable_variables if recipes.is_decayed(v)]
+        l2 = recipe.weight_decay if recipe.optimizer == "rmsprop" else 0.0
+
+        def replica_step(images, labels):
+            with tf.GradientTape() as tape:
+                logits = tf.cast(self.logits(images, training=True), tf.float32)
+                losses = _cross_entropy(labels, logits, recipe)
+                # over the global batch: gradients of the replicas add up to the whole's
+                loss = tf.reduce_mean(losses) / self.replicas
+                extra = tf.add_n(model.losses) if model.losses else 0.0
+                if l2:
+                    extra += l2 * tf.add_n([tf.nn.l2_loss(v.value) for v in decayed])
+                total = loss + extra / self.replicas
+                if recipe.precision == "mixed_float16":
+                    total *= _FLOAT16_SCALE
+            variables = [v.value for v in model.trainable_variables]
+            gradients = tape.gradient(total, variables)
+            if recipe.precision == "mixed_float16":
+                gradients = [g / _FLOAT16_SCALE for g in gradients]
+            optimizer.apply(self._clipped(gradients), model.trainable_variables)
+            hits = tf.argmax(logits, 1) == tf.argmax(labels, 1)
+            return tf.stack(
+                [
+                    tf.reduce_sum(losses),
+                    tf.reduce_sum(tf.cast(hits, tf.float32)),
+                    tf.cast(tf.size(losses), tf.float32),
+                ]
+            )
+
+        def step(images, labels):
+            self.traces += 1  # runs while tracing only
+            before = tf.convert_to_tensor(optimizer.iterations.value)
+            sums = strategy.run(replica_step, args=(images, labels))
+            if self.ema:
+                self._update_ema(before)
+            return strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+
+        return tf.function(step)
+
+    def _clipped(self, gradients):
+        """Clips the global gradient; Keras would clip each replica's share.
+
+        The optimizer adds the gradients of all replicas up. Where clipping needs the sum first, it
+        is made here and every replica hands on its N-th part.
+        """
+        if not self.recipe.clip:
+            return gradients
+        if self.replicas > 1:
+            context = tf.distribute.get_replica_context()
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        gradients, _ = tf.clip_by_global_norm(gradients, self.recipe.clip)
+        return [gradient / self.replicas for gradient in gradients]
+
+    def _update_ema(self, step):
+        decay = recipes.ema_decay(self.recipe.ema, step)
+
+        def update(average, value):
+            return average.assign(average + (1.0 - tf.cast(decay, average.dtype)) * (value - average))
+
+        for average, weight in zip(self.ema, self.model.weights, strict=True):
+            self.strategy.extended.update(average, update, args=(weight.value,))
+
+    def _evaluate(self, split, image_size):
+        """Loss and top-1 of a split, every picture once."""
+        pixels = layers.find_pixels(self.model)
+        geometry = {"crop": pixels.crop, "resize": pixels.resize} if pixels else {}
+        batch = max(self.replicas, min(64, len(split)) // self.replicas * self.replicas)
+
+        def batches(context):
+            return split.eval_batches(
+                image_size=image_size,
+                batch_size=batch // context.num_replicas_in_sync,
+                shard=(context.input_pipeline_id, context.num_input_pipelines),
+                **geometry,
+            ).map(_loosen)
+
+        totals = np.zeros(3)
+        for part in self.strategy.distribute_datasets_from_function(batches):
+            totals += self.eval_step(part).numpy()
+        return totals[0] / totals[2], totals[1] / totals[2]
+
+    def _make_eval_step(self):
+        def replica_step(images, labels, mask):
+            logits = tf.cast(self.logits(images, training=False), tf.float32)
+            losses = _cross_entropy(labels, logits, self.recipe) * mask
+            hits = tf.cast(tf.argmax(logits, 1) == tf.argmax(labels, 1), tf.float32) * mask
+            return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(hits), tf.reduce_sum(mask)])
+
+        def step(part):
+            sums = self.strategy.run(replica_step, args=part)
+            return self.strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+
+        return tf.function(step)
+
+    # ---- state
+
+    def _variables(self):
+        """Name -> variable, of everything that training changes."""
+        named = {}
+        for group, variables in (
+            ("model", [v.value for v in self.model.variables]),
+            ("seed", [g.state.value for g in _seed_generators(self.model)]),
+            ("optimizer", [v.value for v in self.optimizer.variables]),
+            ("ema", self.ema),
+        ):
+            named.update({f"{group}/{i}": v for i, v in enumerate(variables)})
+        return named
+
+    def save(self):
+        if self.chief:
+            checkpoints.save(
+                self.workdir / "checkpoints",
+                self.step,
+                {name: v.numpy() for name, v in self._variables().items()},
+                {
+                    "epoch": self.epoch,
+                    "epoch_step": self.epoch_step,
+                    "sums": self.sums.tolist(),
+                    "history": self.history,
+                    "left_out": self.left_out,
+                    "machine": _machine(),
+                },
+            )
+
+    def restore(self):
+        """Takes up the newest whole checkpoint, if there is one."""
+        found = checkpoints.load_newest(self.workdir / "checkpoints")
+        if found is None:
+            return
+        arrays, meta = found
+        variables = self._variables()
+        if set(arrays) != set(variables):
+            raise ValueError(
+                f"The checkpoint in {self.workdir} has {len(arrays)} variables, this run has "
+                f"{len(variables)}: it is of another model. Choose another workdir."
+            )
+        for name, variable in variables.items():
+            if tuple(variable.shape) != arrays[name].shape:
+                raise ValueError(
+                    f"The checkpoint in {self.workdir} has {name} of shape {arrays[name].shape}, "
+                    f"this model {tuple(variable.shape)}: choose another workdir."
+                )
+            variable.assign(arrays[name])
+        if meta["machine"] != _machine():
+            logging.warning("This run resumes on another machine setup: not bit for bit.")
+        self.epoch, self.epoch_step = meta["epoch"], meta["epoch_step"]
+        self.sums, self.history = np.array(meta["sums"]), meta["history"]
+        self.left_out = meta["left_out"]
+        self.step = int(self.optimizer.iterations.numpy())
+
+    def _check_recipe(self):
+        """Refuses a workdir whose run had another recipe; records ours in a fresh one."""
+        path = self.workdir / "recipe.json"
+        ours = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
+        if path.exists():
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+            changed = [
+                f"{key}: {theirs.get(key)!r} -> {ours.get(key)!r}"
+                for key in sorted({*ours, *theirs})
+                if ours.get(key) != theirs.get(key)
+            ]
+            if changed:
+                raise ValueError(
+                    f"{self.workdir} holds a run of another recipe; changed: {'; '.join(changed)}. "
+                    "Use that recipe to resume it, or another workdir."
+                )
+        elif self.chief:
+            checkpoints.write_whole(path, json.dumps(ours, indent=2) + "\n")
+
+    # ---- the loop
+
+    def train(self, callbacks, rollback, progress):
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        self._check_recipe()
+        self.restore()
+        resumed_from = self.step
+        if resumed_from:
+            logging.info("Resuming %s at step %d.", self.workdir, resumed_from)
+        self.train_step, self.eval_step = self._make_step(), self._make_eval_step()
+        log = keras.callbacks.CallbackList(
+            [*callbacks], model=self.model, epochs=self.recipe.epochs, verbose=0
+        )
+        self.model.stop_training = False
+        rollbacks = 0
+        with _Terminator() as terminator, self._tensorboard() as board:
+            log.on_train_begin()
+            while self.epoch < self.recipe.epochs and not self.model.stop_training:
+                try:
+                    self._epoch(log, board, terminator, progress)
+                except FloatingPointError:
+                    rollbacks += 1
+                    if not rollback or rollbacks > 3:
+                        raise
+                    broken = self.step
+                    self.restore()
+                    self.left_out.append([self.epoch, broken - self.step + self.epoch_step])
+                    logging.warning("Rolled back from step %d to step %d.", broken, self.step)
+            log.on_train_end()
+        return self._finish(resumed_from)
+
+    def _epoch(self, log, board, terminator, progress):
+        phase = progressive.phase_at(self.phases, self.epoch)
+        progressive.deliver(self.model, phase)
+        size, batch = phase.image_size or self.default_size, self.batch_size(phase)
+        steps = self.epoch_steps(phase)
+        log.on_epoch_begin(self.epoch)
+        bar = _bar(self, phase, steps, size) if progress and self.chief else None
+        start, first = time.perf_counter(), self.epoch_step
+        iterator = iter(self._train_batches(phase, size, batch, first))
+        while self.epoch_step < steps:
+            images, labels = next(iterator)
+            if [self.epoch, self.epoch_step] in self.left_out:
+                self.epoch_step += 1
+                continue
+            log.on_train_batch_begin(self.epoch_step)
+            sums = self.train_step(images, labels).numpy()
+            self.step, self.epoch_step = self.step + 1, self.epoch_step + 1
+            if not np.isfinite(sums[0]):
+                self._raise_not_finite(phase)
+            self.sums += sums
+            logs = {"loss": self.sums[0] / self.sums[2], "accuracy": self.sums[1] / self.sums[2]}
+            log.on_train_batch_end(self.epoch_step - 1, logs)
+            if bar:
+                bar.set_postfix(loss=f"{logs['loss']:.3f}", top1=f"{logs['accuracy']:.3f}")
+                bar.update()
+            every = self.recipe.checkpoint_steps
+            if terminator.asked or (every and self.step % every == 0 and self.epoch_step < steps):
+                self.save()
+                if terminator.asked:
+                    logging.warning("Terminated at step %d; the checkpoint is saved.", self.step)
+                    raise SystemExit(TERMINATED)
+        seconds = time.perf_counter() - start
+        if bar:
+            bar.close()
+        row = {
+            "epoch": self.epoch,
+            "steps": self.step,
+            "image_size": size,
+            "batch_size": batch,
+            **{name: getattr(phase, name) for name in progressive.STRENGTHS},
+            "learning_rate": float(self.optimizer.learning_rate),
+            "loss": float(self.sums[0] / max(1, self.sums[2])),
+            "accuracy": float(self.sums[1] / max(1, self.sums[2])),
+            "seconds": seconds,
+            "images_per_second": (steps - first) * batch / seconds,
+        }
+        if self.data.validation is not None:
+            with self._averaged():
+                loss, accuracy = self._evaluate(self.data.validation, self._eval_size(phase))
+            row.update(val_loss=float(loss), val_accuracy=float(accuracy))
+        self.history.append(row)
+        self.epoch, self.epoch_step, self.sums = self.epoch + 1, 0, np.zeros(3)
+        log.on_epoch_end(self.epoch - 1, row)
+        if self.chief:
+            self._record(board, row)
+        self.save()
+        if terminator.asked:
+            raise SystemExit(TERMINATED)
+
+    def _eval_size(self, phase):
+        """The size of the last phase: epochs are to be compared with each other."""
+        return self.phases[-1].image_size or self.default_size
+
+    def _train_batches(self, phase, size, batch, skip):
+        recipe, static = self.recipe, _is_tpu(self.strategy)
+        settings = progressive.augment_of(
+            phase,
+            crop_area=recipe.crop_area,
+            layers=recipe.layers,
+            erasing=recipe.erasing,
+            cutout=recipe.cutout,
+        )
+
+        def batches(context):
+            local = context.num_replicas_in_sync // context.num_input_pipelines
+            per_replica = batch // context.num_replicas_in_sync
+            own = self.data.train.train_batches(
+                image_size=size,
+                batch_size=per_replica * local,
+                seed=recipe.seed,
+                epoch=self.epoch,
+                skip=skip,
+                augment=settings,
+                shard=(context.input_pipeline_id, context.num_input_pipelines),
+            )
+            if local > 1:
+                own = own.unbatch().batch(per_replica, drop_remainder=True)
+            # on TPU every size is compiled for itself; elsewhere one trace serves all
+            return own if static else own.map(_loosen)
+
+        return self.strategy.distribute_datasets_from_function(batches)
+
+    def _raise_not_finite(self, phase):
+        newest = checkpoints.load_newest(self.workdir / "checkpoints")
+        good = f"step {newest[1]['history'][-1]['steps']}" if newest and newest[1]["history"] else "none"
+        raise FloatingPointError(
+            f"The loss is not finite at step {self.step}, epoch {self.epoch}, phase {phase}. Last "
+            f"good checkpoint: {good}. Lower the learning rate, clip gradients, or train with "
+            "rollback=True."
+        )
+
+    @contextlib.contextmanager
+    def _averaged(self):
+        """The model with the averaged weights, within the block."""
+        if not self.ema:
+            yield
+            return
+        own = [w.numpy() for w in self.model.weights]
+        for weight, average in zip(self.model.weights, self.ema, strict=True):
+            weight.assign(average)
+        try:
+            yield
+        finally:
+            for weight, value in zip(self.model.weights, own, strict=True):
+                weight.assign(value)
+
+    # ---- what stays
+
+    @contextlib.contextmanager
+    def _tensorboard(self):
+        if not self.chief:
+            yield None
+            return
+        writer = tf.summary.create_file_writer(str(self.workdir / "tensorboard"))
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+    def _record(self, board, row):
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(self.history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.history)
+        checkpoints.write_whole(self.workdir / "metrics.csv", table.getvalue())
+        with board.as_default():
+            for name, value in row.items():
+                if isinstance(value, (int, float)):
+                    tf.summary.scalar(name, value, step=row["steps"])
+        board.flush()
+
+    def _finish(self, resumed_from):
+        for strength in ("dropout", "drop_path"):
+            for layer in progressive.takers(self.model, strength):
+                layer.fix_rate()
+        if self.ema:
+            for weight, average in zip(self.model.weights, self.ema, strict=True):
+                weight.assign(average)
+        pixels = layers.find_pixels(self.model)
+        if pixels is not None:
+            pixels.class_names = tuple(self.data.class_names)
+            pixels.image_size = self._eval_size(None)
+            pixels.activation = self.recipe.loss
+        if self.chief:
+            self._write_results()
+        if self.user_model is not None and self.user_model is not self.model:
+            self.user_model.set_weights(self.model.get_weights())
+            theirs = layers.find_pixels(self.user_model)
+            if theirs is not None:
+                theirs.class_names, theirs.image_size = pixels.class_names, pixels.image_size
+        return Result(self.model, self.history, self.step, resumed_from, self.traces)
+
+    def _write_results(self):
+        temporary = self.workdir / f".{os.getpid()}.keras"
+        try:
+            self.model.save(temporary)
+            os.replace(temporary, self.workdir / "model.keras")
+        finally:
+            temporary.unlink(missing_ok=True)
+        names = "\n".join(self.data.class_names) + "\n"
+        checkpoints.write_whole(self.workdir / "labels.txt", names)
+        last = self.history[-1] if self.history else {}
+        summary = {
+            "model": self.model.name,
+            "data": self.data.name,
+            "recipe": self.recipe.name,
+            "steps": self.step,
+            "epochs": self.epoch,
+            "seconds": sum(row["seconds"] for row in self.history),
+            "skipped_pictures": list(getattr(self.data.train, "skipped", ())),
+            "steps_left_out": self.left_out,
+            **{key: last.get(key) for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
+        }
+        checkpoints.write_whole(self.workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+        if self.history:
+            _plot(self.history, self.workdir / "history.png")
+
+
+_FLOAT16_SCALE = 1024.0
+
+
+def _cross_entropy(labels, logits, recipe):
+    """Loss of every picture, float32 `(batch,)`."""
+    classes = tf.cast(tf.shape(labels)[-1], tf.float32)
+    if recipe.loss == "sigmoid":
+        smooth = labels * (1 - recipe.label_smoothing) + 0.5 * recipe.label_smoothing
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(smooth, logits)
+        return tf.reduce_sum(losses, -1)
+    # several labels of one picture share its weight (arXiv 2104.00298, section 5.2)
+    labels = labels / tf.maximum(tf.reduce_sum(labels, -1, keepdims=True), 1e-6)
+    smooth = labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / classes
+    return tf.nn.softmax_cross_entropy_with_logits(smooth, logits)
+
+
+def _loosen(images, *rest):
+    """Hides the image size from the compiler of the step, so that one trace serves all sizes."""
+    shape = (images.shape[0], None, None, images.shape[-1])
+    return tf.compat.v1.placeholder_with_default(images, shape), *rest
+
+
+def _seed_generators(model):
+    return [
+        layer.seed_generator
+        for layer in layers.walk(model)
+        if isinstance(getattr(layer, "seed_generator", None), keras.random.SeedGenerator)
+    ]
+
+
+def _machine():
+    """What has to be equal for bit-for-bit equal results."""
+    return {
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""),
+        "threads": [
+            os.cpu_count(),
+            tf.config.threading.get_intra_op_parallelism_threads(),
+            tf.config.threading.get_inter_op_parallelism_threads(),
+        ],
+    }
+
+
+class _Terminator:
+    """Notes SIGTERM, so that the loop can save before it leaves."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def _ask(self, *_):
+        self.asked = True
+
+    def __exit__(self, *_):
+        if hasattr(self, "_before"):
+            signal.signal(signal.SIGTERM, self._before)
+
+
+def _bar(run, phase, steps, size):
+    import tqdm
+
+    strengths = " ".join(
+        f"{name} {getattr(phase, name):.3g}"
+        for name in progressive.STRENGTHS
+        if getattr(phase, name) is not None
+    )
+    return tqdm.tqdm(
+        total=steps,
+        initial=run.epoch_step,
+        desc=f"epoch {run.epoch + 1}/{run.recipe.epochs} {size} px {strengths}",
+        unit="step",
+        file=sys.stderr,
+        mininterval=0.5,
+        disable=None,
+    )
+
+
+def _plot(history, path):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    epochs = [row["epoch"] + 1 for row in history]
+    for key, label in (("accuracy", "training"), ("val_accuracy", "validation")):
+        if key in history[0]:
+            top.plot(epochs, [row[key] for row in history], marker=".", label=label)
+    top.set_ylabel("top-1 accuracy")
+    top.legend()
+    top.grid(alpha=0.3)
+    bottom.step(epochs, [row["image_size"] for row in history], where="mid", color="black")
+    bottom.set_ylabel("image size, pixels")
+    bottom.set_xlabel("epoch")
+    rates = bottom.twinx()
+    for name in progressive.STRENGTHS:
+        values = [row[name] for row in history]
+        top_value = max((value or 0 for value in values), default=0)
+        if top_value:
+            rates.plot(
+                epochs, [(value or 0) / top_value for value in values], ls="--", label=name
+            )
+    rates.set_ylabel("strength / its maximum")
+    if rates.get_legend_handles_labels()[0]:
+        rates.legend(loc="lower right")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png")
+    checkpoints.write_whole(path, buffer.getvalue())
+
+
+__all__ = ["Result", "augment", "logits_of", "make_strategy", "train"]
