@@ -225,7 +225,7 @@ class _Run:
         self._check()
         self.replicas = strategy.num_replicas_in_sync
         self.steps_per_call = steps_per_call or (50 if _is_tpu(strategy) else 1)
-        self.traces = 0
+        self.traces, self.compiled = 0, {}
         with strategy.scope():
             self.logits = logits_of(self.model)
             progressive.prepare(self.model, self.phases)
@@ -317,7 +317,15 @@ class _Run:
                 self._update_ema(before)
             return strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
-        return tf.function(step)
+        return step
+
+    def _compiled(self, step, dataset):
+        """The compiled step for the batches of a data set; one for all image sizes but on TPU."""
+        signature = dataset.element_spec
+        key = (step, str(signature))
+        if key not in self.compiled:
+            self.compiled[key] = tf.function(step, input_signature=signature)
+        return self.compiled[key]
 
     def _clipped(self, gradients):
         """Clips the global gradient; Keras would clip each replica's share.
@@ -357,8 +365,10 @@ class _Run:
             ).map(_loosen)
 
         totals = np.zeros(3)
-        for part in self.strategy.distribute_datasets_from_function(batches):
-            totals += self.eval_step(part).numpy()
+        dataset = self.strategy.distribute_datasets_from_function(batches)
+        step = self._compiled(self.eval_step, dataset)
+        for part in dataset:
+            totals += step(*part).numpy()
         return totals[0] / totals[2], totals[1] / totals[2]
 
     def _make_eval_step(self):
@@ -368,11 +378,11 @@ class _Run:
             hits = tf.cast(tf.argmax(logits, 1) == tf.argmax(labels, 1), tf.float32) * mask
             return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(hits), tf.reduce_sum(mask)])
 
-        def step(part):
-            sums = self.strategy.run(replica_step, args=part)
+        def step(*batch):
+            sums = self.strategy.run(replica_step, args=batch)
             return self.strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
-        return tf.function(step)
+        return step
 
     # ---- state
 
@@ -488,14 +498,15 @@ class _Run:
         log.on_epoch_begin(self.epoch)
         bar = _bar(self, phase, steps, size) if progress and self.chief else None
         start, first = time.perf_counter(), self.epoch_step
-        iterator = iter(self._train_batches(phase, size, batch, first))
+        dataset = self._train_batches(phase, size, batch, first)
+        step, iterator = self._compiled(self.train_step, dataset), iter(dataset)
         while self.epoch_step < steps:
             images, labels = next(iterator)
             if [self.epoch, self.epoch_step] in self.left_out:
                 self.epoch_step += 1
                 continue
             log.on_train_batch_begin(self.epoch_step)
-            sums = self.train_step(images, labels).numpy()
+            sums = step(images, labels).numpy()
             self.step, self.epoch_step = self.step + 1, self.epoch_step + 1
             if not np.isfinite(sums[0]):
                 self._raise_not_finite(phase)
