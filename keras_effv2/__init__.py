@@ -42,8 +42,8 @@ _LAZY = {
     "freeze": ("training", "freeze"),
     "evaluate": ("evaluation", "evaluate"),
     "gradcam": ("evaluation", "gradcam"),
-    "export": ("export", "export"),
-    "export_hub": ("export", "export_hub"),
+    "export": ("exporting", "export"),
+    "export_hub": ("exporting", "export_hub"),
     "HubLayer": ("hub", "HubLayer"),
     "list_weights": ("weights", "list_weights"),
 }

@@ -490,3 +490,44 @@ def walk(model):
         yield layer
         if isinstance(layer, keras.Model):
             yield from walk(layer)
+
+
+# ------------------------------------------------------------------------- other views of a model
+
+
+def is_dynamic(model):
+    """Whether a model takes images of any size."""
+    return tuple(model.inputs[0].shape[1:3]) == (None, None)
+
+
+def dynamic_clone(model):
+    """The same layers and weights on an input `(None, None, channels)`."""
+    channels = model.inputs[0].shape[-1]
+    clone = keras.models.clone_model(model, keras.Input((None, None, channels)))
+    clone.set_weights(model.get_weights())
+    return clone
+
+
+def logits_of(model):
+    """The model without its last activation, sharing its layers and weights."""
+    head = model.layers[-1]
+    if isinstance(head, keras.layers.Dense):
+        if head.activation is keras.activations.linear:
+            return model
+        return keras.Model(model.inputs, _Logits(head)(head.input))
+    if isinstance(head, (keras.layers.Activation, keras.layers.Softmax)):
+        return keras.Model(model.inputs, head.input)
+    return model
+
+
+class _Logits(keras.layers.Layer):
+    """A dense layer without its activation; the weights stay the dense layer's."""
+
+    def __init__(self, dense):
+        super().__init__(dtype="float32")
+        self._dense = (dense,)  # a tuple in a tuple is not tracked twice: the head stays the owner
+
+    def call(self, inputs):
+        (dense,) = self._dense
+        logits = ops.matmul(inputs, dense.kernel)
+        return logits if dense.bias is None else logits + dense.bias

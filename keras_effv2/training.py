@@ -153,11 +153,11 @@ def _place(model, recipe, strategy):
         )
     with strategy.scope(), _policy(recipe.precision):
         own = model if built else model()
-        if built and strategy.num_replicas_in_sync == 1 and _is_dynamic(own):
+        if built and strategy.num_replicas_in_sync == 1 and layers.is_dynamic(own):
             return own
-        if not built and _is_dynamic(own):
+        if not built and layers.is_dynamic(own):
             return own
-        return _dynamic_clone(own)
+        return layers.dynamic_clone(own)
 
 
 @contextlib.contextmanager
@@ -169,43 +169,6 @@ def _policy(name):
         yield
     finally:
         keras.config.set_dtype_policy(before)
-
-
-def _is_dynamic(model):
-    return model.inputs[0].shape[1:3] == (None, None)
-
-
-def _dynamic_clone(model):
-    """The same layers and weights on an input `(None, None, channels)`."""
-    channels = model.inputs[0].shape[-1]
-    clone = keras.models.clone_model(model, keras.Input((None, None, channels)))
-    clone.set_weights(model.get_weights())
-    return clone
-
-
-def logits_of(model):
-    """The model without its last activation, sharing its layers and weights."""
-    head = model.layers[-1]
-    if isinstance(head, keras.layers.Dense):
-        if head.activation is keras.activations.linear:
-            return model
-        return keras.Model(model.inputs, _Logits(head)(head.input))
-    if isinstance(head, (keras.layers.Activation, keras.layers.Softmax)):
-        return keras.Model(model.inputs, head.input)
-    return model
-
-
-class _Logits(keras.layers.Layer):
-    """A dense layer without its activation; the weights stay the dense layer's."""
-
-    def __init__(self, dense):
-        super().__init__(dtype="float32")
-        self._dense = (dense,)  # a tuple in a tuple is not tracked twice: the head stays the owner
-
-    def call(self, inputs):
-        (dense,) = self._dense
-        logits = keras.ops.matmul(inputs, dense.kernel)
-        return logits if dense.bias is None else logits + dense.bias
 
 
 # ------------------------------------------------------------------------------------------ run
@@ -227,7 +190,7 @@ class _Run:
         self.steps_per_call = steps_per_call or (50 if _is_tpu(strategy) else 1)
         self.traces, self.compiled = 0, {}
         with strategy.scope():
-            self.logits = logits_of(self.model)
+            self.logits = layers.logits_of(self.model)
             progressive.prepare(self.model, self.phases)
             steps = self.epoch_steps(self.phases[0])
             self.optimizer = recipes.make_optimizer(recipe, steps)
@@ -792,4 +755,4 @@ def _plot(history, path):
     checkpoints.write_whole(path, buffer.getvalue())
 
 
-__all__ = ["Result", "augment", "logits_of", "make_strategy", "train"]
+__all__ = ["Result", "augment", "make_strategy", "train"]

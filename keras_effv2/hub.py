@@ -1,0 +1,147 @@
+"""`HubLayer`: a Keras 3 layer over any reusable SavedModel."""
+
+import hashlib
+import os
+import pathlib
+import tempfile
+
+import keras
+import tensorflow as tf
+
+from keras_effv2.layers import PACKAGE
+from keras_effv2.weights import unpack
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class HubLayer(keras.layers.Layer):
+    """Puts a reusable SavedModel into a Keras 3 model, to use or to fine-tune.
+
+    Its variables are the layer's weights: they train with any optimizer when `trainable`, stay as
+    they are (batch statistics too) when not, and are saved with the model. A `.keras` file holds
+    the weights, the handle and the hash; loading it needs the SavedModel again. A SavedModel is a
+    program: use those you trust.
+
+    Args:
+        handle: Folder or `.tar.gz` of a SavedModel, or a remote handle (`https://tfhub.dev/...`,
+            Kaggle) that `tensorflow_hub` resolves.
+        trainable: Whether to train it.
+        sha256: Hash of the SavedModel as `HubLayer.hash` gives it; checked when given.
+        trust: Whether to run a remote SavedModel whose hash is not given.
+
+    Call arguments:
+        inputs: What the SavedModel takes; image models of TF Hub take float32 in [0, 1],
+            `(batch, height, width, 3)`.
+        training: Whether to run in training mode; only if `trainable`.
+
+    Raises:
+        ValueError: If the SavedModel is not reusable, has another hash, or is remote and neither
+            `sha256` nor `trust` is given.
+        FileNotFoundError: If there is no SavedModel at a local path.
+
+    Example:
+
+        layer = HubLayer("exports/flowers", trainable=True)
+        model = keras.Sequential([keras.Input((None, None, 3)), layer, keras.layers.Dense(5)])
+    """
+
+    def __init__(self, handle, trainable=False, *, sha256=None, trust=False, **kwargs):
+        super().__init__(trainable=trainable, **kwargs)
+        self.handle = os.fspath(handle)
+        folder = _resolve(self.handle, sha256, trust)
+        self.hash = saved_model_hash(folder)
+        if sha256 is not None and sha256 != self.hash:
+            raise ValueError(
+                f"{self.handle} has sha256 {self.hash}, expected {sha256}: it is not the SavedModel "
+                "that was meant. Get the right one, or give its hash."
+            )
+        loaded = tf.saved_model.load(folder)
+        if not callable(loaded) or not hasattr(loaded, "variables"):
+            raise ValueError(
+                f"{self.handle} is not a reusable SavedModel: it cannot be called. Export it with "
+                "keras_effv2.export_hub, or use keras.layers.TFSMLayer for its signatures."
+            )
+        # a tuple of a tuple: Keras and TensorFlow are not to track what is inside
+        self._loaded = _Hidden(loaded)
+        learned = {id(v) for v in loaded.trainable_variables}
+        for variable in loaded.variables:
+            self._own(variable, id(variable) in learned)
+        self.built = True
+
+    def _own(self, variable, trainable):
+        """Makes a variable of the SavedModel a weight of this layer, without copying it."""
+        weight = keras.Variable(
+            initializer=variable,
+            trainable=trainable,
+            name=variable.name.split(":")[0].replace("/", "_"),
+        )
+        self._track_variable(weight)
+
+    def call(self, inputs, training=None):
+        function = self._loaded.value
+        training = bool(training) and self.trainable
+        inputs = tf.cast(inputs, tf.float32)
+        if self.trainable:
+            for loss in getattr(function, "regularization_losses", ()):
+                self.add_loss(loss())
+        return function(inputs, training=training)
+
+    def compute_output_spec(self, inputs, training=None):
+        shape = [None if side is None else side for side in inputs.shape]
+        traced = tf.function(lambda x: self._loaded.value(x, training=False))
+        output = traced.get_concrete_function(tf.TensorSpec(shape, tf.float32)).structured_outputs
+        return keras.KerasTensor((shape[0], *output.shape[1:]), dtype="float32")
+
+    def get_config(self):
+        return {**super().get_config(), "handle": self.handle, "sha256": self.hash}
+
+
+class _Hidden:
+    """Holds an object that is not to be tracked."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+def saved_model_hash(folder):
+    """sha256 over the names and contents of a SavedModel's files, but for `assets.extra`."""
+    digest = hashlib.sha256()
+    folder = pathlib.Path(folder)
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and "assets.extra" not in file.parts and file.name != "fingerprint.pb":
+            digest.update(file.relative_to(folder).as_posix().encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+_unpacked = {}  # archive -> temporary folder, kept while the process lives
+
+
+def _resolve(handle, sha256, trust):
+    """The local folder of a handle."""
+    if os.path.isdir(handle):
+        if not os.path.exists(os.path.join(handle, "saved_model.pb")):
+            raise FileNotFoundError(f"{handle} holds no SavedModel (saved_model.pb). Check the path.")
+        return handle
+    if handle.endswith((".tar.gz", ".tgz")) and "://" not in handle:
+        if not os.path.exists(handle):
+            raise FileNotFoundError(f"There is no SavedModel archive {handle}. Check the path.")
+        if handle not in _unpacked:
+            _unpacked[handle] = tempfile.TemporaryDirectory(prefix="keras_effv2_")
+            unpack(handle, _unpacked[handle].name)
+        return _unpacked[handle].name
+    if "/" not in handle or handle.startswith((".", "/")):
+        raise FileNotFoundError(f"There is no SavedModel {handle}. Check the path.")
+    if sha256 is None and not trust:
+        raise ValueError(
+            f"{handle} is remote, and a SavedModel is a program. Give its `sha256`, or pass "
+            "trust=True if you trust whoever serves it."
+        )
+    if os.environ.get("KERAS_EFFV2_OFFLINE", "") not in ("", "0"):
+        raise OSError(f"{handle} is remote and KERAS_EFFV2_OFFLINE is set. Unset it.")
+    try:
+        import tensorflow_hub
+    except ImportError:
+        raise ImportError(
+            f"Fetching {handle} needs tensorflow_hub: pip install 'keras_effv2[hub]'."
+        ) from None
+    return tensorflow_hub.resolve(handle)
