@@ -27,8 +27,8 @@ from keras_effv2.models.efficientnet_v2 import (
     EfficientNetV2S,
     EfficientNetV2XL,
 )
-
-__version__ = "0.1.0"
+from keras_effv2.version import __version__
+from keras_effv2.weights import list_weights
 
 # name -> (module, attribute); an attribute of None is the module itself
 _LAZY = {
@@ -39,16 +39,17 @@ _LAZY = {
     "ProgressiveLearning": ("progressive", "ProgressiveLearning"),
     "ramp": ("progressive", "ramp"),
     "train": ("training", "train"),
-    "freeze": ("training", "freeze"),
+    "freeze": ("finetuning", "freeze"),
     "evaluate": ("evaluation", "evaluate"),
     "gradcam": ("evaluation", "gradcam"),
     "export": ("exporting", "export"),
     "export_hub": ("exporting", "export_hub"),
     "HubLayer": ("hub", "HubLayer"),
-    "list_weights": ("weights", "list_weights"),
+    "finetune": ("finetuning", "finetune"),
 }
 
 __all__ = [
+    "__version__",
     "CoAtNet0",
     "CoAtNet1",
     "CoAtNet2",
@@ -70,6 +71,7 @@ __all__ = [
     "imagenet",
     "layers",
     "list_models",
+    "list_weights",
     "model_info",
     "weights",
     *_LAZY,

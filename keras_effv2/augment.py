@@ -314,9 +314,10 @@ def _erase(image, probability, seed):
     aspect = tf.exp((2 * draws[2] - 1) * np.log(1 / 0.3))
     box = tf.minimum(tf.stack([tf.sqrt(area * aspect), tf.sqrt(area / aspect)]), sides)
     start = draws[3:] * (sides - box)
-    inside = _inside(tf.range(sides[0]), start[0], box[0])[:, None, None] & _inside(
-        tf.range(sides[1]), start[1], box[1]
-    )[None, :, None]
+    inside = (
+        _inside(tf.range(sides[0]), start[0], box[0])[:, None, None]
+        & _inside(tf.range(sides[1]), start[1], box[1])[None, :, None]
+    )
     noise = tf.random.stateless_uniform(tf.shape(image), seeds[1], 0, 256, tf.int32)
     erased = tf.where(inside, tf.cast(noise, tf.uint8), image)
     return tf.where(draws[0] < probability, erased, image)

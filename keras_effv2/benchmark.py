@@ -56,9 +56,7 @@ class Row:
 def _keras_side(build, image_size, batch_size):
     """Train step and inference of a Keras model as functions without arguments."""
     model = build()
-    model.compile(
-        keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy"
-    )
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
     images, labels = _batch(image_size, batch_size)
     return {
         "train": lambda: model.train_on_batch(images, labels),
@@ -231,9 +229,7 @@ def run(
     for measure in measures:
         setting = f"{image_size} px, batch {batch_size}, {keras.config.dtype_policy().name}"
         if measure in ("train", "infer"):
-            sides = [
-                make(model, image_size, batch_size) for make in (_ours, _PEERS[peer])
-            ]
+            sides = [make(model, image_size, batch_size) for make in (_ours, _PEERS[peer])]
             times = alternate(sides[0][measure], sides[1][measure], rounds)
             rows.append(_row(measure, model, setting, times, peer))
         elif measure in ("build", "first_step", "memory"):

@@ -183,9 +183,7 @@ class Split:
             batches = batches.enumerate(skip).map(mix, num_parallel_calls=tf.data.AUTOTUNE)
         return _deterministic(batches).prefetch(2)
 
-    def eval_batches(
-        self, *, image_size, batch_size, crop="none", resize="bilinear", shard=(0, 1)
-    ):
+    def eval_batches(self, *, image_size, batch_size, crop="none", resize="bilinear", shard=(0, 1)):
         """Makes batches in which every picture occurs once; the last is filled up.
 
         Args:
@@ -337,9 +335,7 @@ def _folder(path, validation, seed, strict):
     if not tf.io.gfile.isdir(path):
         raise FileNotFoundError(f"There is no folder {path}. Check the path.")
     below = {name.rstrip("/") for name in tf.io.gfile.listdir(path)}
-    found = {
-        split: name for split, names in SPLITS.items() for name in names if name in below
-    }
+    found = {split: name for split, names in SPLITS.items() for name in names if name in below}
     if "train" not in found:
         whole = _read_classes(path, None, strict)
         train, held = _carve_contents(whole, validation, seed)

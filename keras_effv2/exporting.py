@@ -580,7 +580,9 @@ def publish(path, to, handle, dry_run=True):
     folder = pathlib.Path(path)
     if not (folder / "saved_model.pb").exists():
         raise FileNotFoundError(f"{path} holds no SavedModel. Make it with export_hub first.")
-    files = [(str(f.relative_to(folder)), f.stat().st_size) for f in folder.rglob("*") if f.is_file()]
+    files = [
+        (str(f.relative_to(folder)), f.stat().st_size) for f in folder.rglob("*") if f.is_file()
+    ]
     if dry_run:
         return sorted(files)
     try:

@@ -120,7 +120,9 @@ def _resolve(handle, sha256, trust):
     """The local folder of a handle."""
     if os.path.isdir(handle):
         if not os.path.exists(os.path.join(handle, "saved_model.pb")):
-            raise FileNotFoundError(f"{handle} holds no SavedModel (saved_model.pb). Check the path.")
+            raise FileNotFoundError(
+                f"{handle} holds no SavedModel (saved_model.pb). Check the path."
+            )
         return handle
     if handle.endswith((".tar.gz", ".tgz")) and "://" not in handle:
         if not os.path.exists(handle):

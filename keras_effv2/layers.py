@@ -524,7 +524,7 @@ class _Logits(keras.layers.Layer):
     """A dense layer without its activation; the weights stay the dense layer's."""
 
     def __init__(self, dense):
-        super().__init__(dtype="float32")
+        super().__init__(dtype="float32", name="logits")
         self._dense = (dense,)  # a tuple in a tuple is not tracked twice: the head stays the owner
 
     def call(self, inputs):

@@ -92,7 +92,9 @@ def ramp(
         "drop_path": drop_path,
         "batch_size": batch_size,
     }
-    pairs = {k: (v, v) if isinstance(v, (int, float)) else v for k, v in pairs.items() if v is not None}
+    pairs = {
+        k: (v, v) if isinstance(v, (int, float)) else v for k, v in pairs.items() if v is not None
+    }
     for name, pair in pairs.items():
         low, high = _RANGES[name]
         if len(pair) != 2 or not all(low <= value < high for value in pair):
@@ -145,9 +147,7 @@ def phase_at(phases, epoch):
 
 def takers(model, strength):
     """The layers of a model that take a strength, `"dropout"` or `"drop_path"`."""
-    return [
-        layer for layer in layers.walk(model) if getattr(layer, "strength", None) == strength
-    ]
+    return [layer for layer in layers.walk(model) if getattr(layer, "strength", None) == strength]
 
 
 def prepare(model, phases):
@@ -282,7 +282,5 @@ def augment_of(phase, **settings):
     """The `Augment` of a phase; other fields of `Augment` as keywords."""
     from keras_effv2.augment import Augment
 
-    strengths = {
-        name: getattr(phase, name) or 0.0 for name in ("randaugment", "mixup", "cutmix")
-    }
+    strengths = {name: getattr(phase, name) or 0.0 for name in ("randaugment", "mixup", "cutmix")}
     return Augment(**strengths, **settings)

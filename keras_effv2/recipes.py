@@ -35,6 +35,8 @@ class Recipe:
         precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
         phases: Rows of `ramp`; empty for one phase at the model's size.
         crop_area: Smallest and largest part of a picture that the random crop takes.
+        crop: How pictures are cut for evaluation, `"none"` or `"automl"` (see `layers.Pixels`).
+        flip: Whether to mirror half of the pictures; not for digits or letters.
         layers: RandAugment operations a picture.
         erasing: Probability of random erasing.
         cutout: Half side of cutout as a part of the image side.
@@ -61,6 +63,8 @@ class Recipe:
     precision: str = "float32"
     phases: tuple[Phase, ...] = ()
     crop_area: tuple[float, float] = (0.05, 1.0)
+    crop: str = "none"
+    flip: bool = True
     layers: int = 2
     erasing: float = 0.0
     cutout: float = 0.0
@@ -92,6 +96,7 @@ _CHOICES = {
     "schedule": ("cosine", "linear", "staircase", "constant"),
     "loss": ("softmax", "sigmoid"),
     "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
+    "crop": ("none", "automl"),
 }
 _LIMITS = {
     "epochs": (1, 1 << 20),
@@ -157,6 +162,7 @@ _COATNET_BASE = Recipe(
     label_smoothing=0.1,
     clip=1.0,
     precision="mixed_bfloat16",
+    crop="automl",
 )
 
 
@@ -174,7 +180,7 @@ def _imagenet1k(model):
         return dataclasses.replace(_V2_1K, phases=phases)
     if model in _SMALL:  # the paper trains small models without progressive learning
         phases = (Phase(0, 350, image_size=_SMALL[model]),)
-        return dataclasses.replace(_V2_1K, phases=phases, crop_area=(0.08, 1.0))
+        return dataclasses.replace(_V2_1K, phases=phases, crop_area=(0.08, 1.0), crop="automl")
     if model in _COATNET_1K:
         phases = ramp(
             300, 1, image_size=224, randaugment=15, mixup=0.8, drop_path=_COATNET_1K[model]
@@ -322,15 +328,16 @@ def _digits(model):
     return Recipe(
         "digits",
         "measured by this project: `make demo`",
-        epochs=16,
+        epochs=20,
         batch_size=32,
-        learning_rate=4e-3,
-        warmup_epochs=1,
+        learning_rate=1e-3,
+        warmup_epochs=2,
         weight_decay=0.05,
-        label_smoothing=0.1,
-        ema=0.99,
-        crop_area=(0.6, 1.0),
-        phases=ramp(16, 4, image_size=(16, 32), dropout=(0.0, 0.2), drop_path=(0.0, 0.1)),
+        ema=0.98,
+        clip=1.0,
+        crop_area=(0.7, 1.0),
+        flip=False,
+        phases=ramp(20, 4, image_size=(32, 56), dropout=(0.0, 0.2), drop_path=(0.0, 0.1)),
     )
 
 

@@ -217,7 +217,9 @@ class _Run:
                 f"{len(self.data.class_names)} classes. Build the model with "
                 f"classes={len(self.data.class_names)}."
             )
-        multiple = 32 if any(type(x).__name__ == "RelativeAttention" for x in self.model.layers) else 1
+        multiple = (
+            32 if any(type(x).__name__ == "RelativeAttention" for x in self.model.layers) else 1
+        )
         for phase in self.phases:
             size = phase.image_size or self.default_size
             if size % multiple:
@@ -308,15 +310,15 @@ class _Run:
         decay = recipes.ema_decay(self.recipe.ema, step)
 
         def update(average, value):
-            return average.assign(average + (1.0 - tf.cast(decay, average.dtype)) * (value - average))
+            return average.assign(
+                average + (1.0 - tf.cast(decay, average.dtype)) * (value - average)
+            )
 
         for average, weight in zip(self.ema, self.model.weights, strict=True):
             self.strategy.extended.update(average, update, args=(weight.value,))
 
     def _evaluate(self, split, image_size):
         """Loss and top-1 of a split, every picture once."""
-        pixels = layers.find_pixels(self.model)
-        geometry = {"crop": pixels.crop, "resize": pixels.resize} if pixels else {}
         batch = max(self.replicas, min(64, len(split)) // self.replicas * self.replicas)
 
         def batches(context):
@@ -324,7 +326,7 @@ class _Run:
                 image_size=image_size,
                 batch_size=batch // context.num_replicas_in_sync,
                 shard=(context.input_pipeline_id, context.num_input_pipelines),
-                **geometry,
+                crop=self.recipe.crop,
             ).map(_loosen)
 
         totals = np.zeros(3)
@@ -502,7 +504,7 @@ class _Run:
         }
         if self.data.validation is not None:
             with self._averaged():
-                loss, accuracy = self._evaluate(self.data.validation, self._eval_size(phase))
+                loss, accuracy = self._evaluate(self.data.validation, self._eval_size())
             row.update(val_loss=float(loss), val_accuracy=float(accuracy))
         self.history.append(row)
         self.epoch, self.epoch_step, self.sums = self.epoch + 1, 0, np.zeros(3)
@@ -513,7 +515,7 @@ class _Run:
         if terminator.asked:
             raise SystemExit(TERMINATED)
 
-    def _eval_size(self, phase):
+    def _eval_size(self):
         """The size of the last phase: epochs are to be compared with each other."""
         return self.phases[-1].image_size or self.default_size
 
@@ -522,6 +524,7 @@ class _Run:
         settings = progressive.augment_of(
             phase,
             crop_area=recipe.crop_area,
+            flip=recipe.flip,
             layers=recipe.layers,
             erasing=recipe.erasing,
             cutout=recipe.cutout,
@@ -548,7 +551,11 @@ class _Run:
 
     def _raise_not_finite(self, phase):
         newest = checkpoints.load_newest(self.workdir / "checkpoints")
-        good = f"step {newest[1]['history'][-1]['steps']}" if newest and newest[1]["history"] else "none"
+        good = (
+            f"step {newest[1]['history'][-1]['steps']}"
+            if newest and newest[1]["history"]
+            else "none"
+        )
         raise FloatingPointError(
             f"The loss is not finite at step {self.step}, epoch {self.epoch}, phase {phase}. Last "
             f"good checkpoint: {good}. Lower the learning rate, clip gradients, or train with "
@@ -605,7 +612,8 @@ class _Run:
         pixels = layers.find_pixels(self.model)
         if pixels is not None:
             pixels.class_names = tuple(self.data.class_names)
-            pixels.image_size = self._eval_size(None)
+            pixels.image_size = self._eval_size()
+            pixels.crop, pixels.resize = self.recipe.crop, "bilinear"
             pixels.activation = self.recipe.loss
         if self.chief:
             self._write_results()
@@ -613,7 +621,8 @@ class _Run:
             self.user_model.set_weights(self.model.get_weights())
             theirs = layers.find_pixels(self.user_model)
             if theirs is not None:
-                theirs.class_names, theirs.image_size = pixels.class_names, pixels.image_size
+                for key, value in pixels.contract().items():
+                    setattr(theirs, key, value)
         return Result(self.model, self.history, self.step, resumed_from, self.traces)
 
     def _write_results(self):
@@ -744,9 +753,7 @@ def _plot(history, path):
         values = [row[name] for row in history]
         top_value = max((value or 0 for value in values), default=0)
         if top_value:
-            rates.plot(
-                epochs, [(value or 0) / top_value for value in values], ls="--", label=name
-            )
+            rates.plot(epochs, [(value or 0) / top_value for value in values], ls="--", label=name)
     rates.set_ylabel("strength / its maximum")
     if rates.get_legend_handles_labels()[0]:
         rates.legend(loc="lower right")

@@ -10,7 +10,8 @@ import string
 import keras
 from absl import logging
 
-from keras_effv2 import layers, weights as checkpoints
+from keras_effv2 import layers
+from keras_effv2 import weights as checkpoints
 
 REDUCTIONS = tuple(f"reduction_{i}" for i in range(1, 6))
 

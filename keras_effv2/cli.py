@@ -1,0 +1,708 @@
+"""The command `effv2`: models, predict, train, finetune, evaluate, export, convert, benchmark, doctor."""
+
+import dataclasses
+import glob
+import json
+import os
+import re
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import flags, logging  # noqa: E402
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+
+class UsageError(Exception):
+    """The command cannot be understood."""
+
+
+def main(argv=None):
+    """Runs a command line; returns the exit code: 0 done, 1 failed, 2 bad usage, 143 terminated."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return DONE if argv else USAGE
+    name, *rest = argv
+    if name not in COMMANDS:
+        print(
+            f"effv2: there is no command {name!r}. Commands: {', '.join(COMMANDS)}.",
+            file=sys.stderr,
+        )
+        return USAGE
+    command = COMMANDS[name]
+    values = flags.FlagValues()
+    flags.DEFINE_integer("verbosity", 0, "1 shows log lines and tracebacks.", flag_values=values)
+    command.define(values)
+    if any(text in ("-h", "--help", "-help") for text in rest):
+        print(_help(name, command, values))
+        return DONE
+    try:
+        rest = [re.sub(r"^--?recipe\.", "--set_recipe=", text) for text in rest]
+        positional = values(["effv2", *rest])[1:]
+        logging.set_verbosity(logging.INFO if values.verbosity else logging.WARNING)
+        return command.run(values, positional) or DONE
+    except (flags.Error, UsageError) as error:
+        print(f"effv2 {name}: {_sentence(error)} See effv2 {name} --help.", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print(f"effv2 {name}: interrupted.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if values.is_parsed() and values.verbosity > 0:
+            raise
+        print(f"effv2 {name}: {_sentence(error)}", file=sys.stderr)
+        return FAILED
+
+
+def _sentence(error):
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    summary: str
+    usage: str
+    define: callable
+    run: callable
+
+
+def _overview():
+    rows = "\n".join(f"  {name:<10} {command.summary}" for name, command in COMMANDS.items())
+    return (
+        "usage: effv2 COMMAND [FLAGS]\n\nEfficientNetV2 and CoAtNet: use, train, judge and ship "
+        f"them.\n\n{rows}\n\neffv2 COMMAND --help tells the flags of a command."
+    )
+
+
+def _help(name, command, values):
+    lines = [f"usage: effv2 {name} {command.usage}", "", command.summary, "", "flags:"]
+    for flag in sorted(values[key] for key in values if key in values):
+        default = "" if flag.default in (None, "") else f" (default {flag.default})"
+        choices = getattr(flag.parser, "enum_values", None)
+        among = f" One of: {', '.join(choices)}." if choices else ""
+        lines.append(f"  --{flag.name}: {flag.help}{among}{default}")
+    if name == "train":
+        from keras_effv2 import recipes
+
+        lines += [
+            "",
+            f"recipes: {', '.join(recipes.RECIPES)}",
+            "recipe fields, --recipe.FIELD=VALUE:",
+        ]
+        lines += [f"  {f.name}: {f.type}" for f in dataclasses.fields(recipes.Recipe)]
+    return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------- shared pieces
+
+
+def _define_format(values):
+    flags.DEFINE_enum(
+        "format", "text", ["text", "json"], "How results are printed.", flag_values=values
+    )
+
+
+def _define_model(values, default="EfficientNetV2B0"):
+    flags.DEFINE_string(
+        "model", default, "Name of the model; effv2 models lists them.", flag_values=values
+    )
+    flags.DEFINE_string("weights", None, "Tag or path of weights.", flag_values=values)
+    flags.DEFINE_string("model_file", None, "A saved .keras model instead.", flag_values=values)
+
+
+def _builder(name):
+    import keras_effv2
+
+    if name not in keras_effv2.list_models():
+        raise UsageError(
+            f"there is no model {name!r}; models: {', '.join(keras_effv2.list_models())}"
+        )
+    return getattr(keras_effv2, name)
+
+
+def _model(values, **arguments):
+    """The model that --model_file, or --model and --weights, name."""
+    import keras
+
+    if values.model_file:
+        if not os.path.exists(values.model_file):
+            raise FileNotFoundError(f"There is no model file {values.model_file}.")
+        try:
+            return keras.models.load_model(values.model_file)
+        except (ValueError, OSError, TypeError) as error:
+            raise ValueError(
+                f"{values.model_file} cannot be loaded as a Keras model: {str(error)[:200]}"
+            ) from error
+    build = _builder(values.model)
+    if values.weights:
+        arguments["weights"] = values.weights
+    return build(**arguments)
+
+
+def _data(values):
+    from keras_effv2 import data
+
+    if not values.data:
+        raise UsageError("--data is missing: digits, folder:PATH or tfds:NAME")
+    return data.load(values.data, strict=getattr(values, "strict", False))
+
+
+def _print(values, result, text):
+    print(json.dumps(result) if values.format == "json" else text)
+
+
+# --------------------------------------------------------------------------------------- models
+
+
+def _models(values, _):
+    from keras_effv2 import list_models, list_weights, model_info
+
+    rows = []
+    for name in list_models():
+        info = model_info(name)
+        rows.append(
+            {
+                "name": name,
+                "parameters": info["parameters"],
+                "image_size": info["image_size"],
+                "macs": info["macs"],
+                "weights": {row.tag: row.pixels for row in list_weights(name)},
+            }
+        )
+    lines = [
+        f"{'model':<17} {'parameters':>13} {'pixels':>6} {'GMACs':>7}  weights (pixel contract)"
+    ]
+    for row in rows:
+        tags = ", ".join(f"{t} ({p})" for t, p in row["weights"].items()) or "none released"
+        lines.append(
+            f"{row['name']:<17} {row['parameters']:>13,} {row['image_size']:>6} "
+            f"{row['macs'] / 1e9:>7.2f}  {tags}"
+        )
+    _print(values, rows, "\n".join(lines))
+
+
+# -------------------------------------------------------------------------------------- predict
+
+
+def _define_predict(values):
+    _define_model(values)
+    _define_format(values)
+    flags.DEFINE_integer("top", 5, "How many classes to name.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "image_size", None, "Side in pixels; default: the model's.", flag_values=values
+    )
+    flags.DEFINE_integer("batch_size", 16, "Pictures at a time.", lower_bound=1, flag_values=values)
+
+
+def _predict(values, positional):
+    import numpy as np
+
+    from keras_effv2 import evaluation, imagenet, layers
+
+    files = _files(positional)
+    if not files:
+        raise UsageError("no pictures: give files, folders, globs, or - for a list on stdin")
+    model = _model(values)
+    pixels = layers.find_pixels(model)
+    size = values.image_size or (pixels and pixels.image_size) or 224
+    names, predict = _class_names(model, pixels), evaluation.probabilities(model)
+    results, failed = [], 0
+    for start in range(0, len(files), values.batch_size):
+        batch, good = [], []
+        for file in files[start : start + values.batch_size]:
+            try:
+                image = imagenet.read_image(file)
+                geometry = (pixels.crop, pixels.resize) if pixels else ("none", "bilinear")
+                batch.append(imagenet.prepare(image, size, *geometry))
+                good.append(file)
+            except (ValueError, OSError) as error:
+                failed += 1
+                print(f"effv2 predict: {_sentence(error)}", file=sys.stderr)
+        if not batch:
+            continue
+        scores = np.asarray(predict(np.stack(batch)))
+        for file, row in zip(good, scores, strict=True):
+            best = np.argsort(-row, kind="stable")[: values.top]
+            results.append(
+                {
+                    "file": file,
+                    "classes": [
+                        {"index": int(i), "name": names[i], "score": float(row[i])} for i in best
+                    ],
+                }
+            )
+    lines = []
+    for result in results:
+        lines.append(result["file"])
+        lines += [f"  {c['score']:6.1%}  {c['name']}" for c in result["classes"]]
+    _print(values, results, "\n".join(lines))
+    if failed:
+        print(f"effv2 predict: {failed} of {len(files)} pictures failed.", file=sys.stderr)
+    return FAILED if failed else DONE
+
+
+def _class_names(model, pixels):
+    from keras_effv2 import imagenet
+
+    classes = model.output_shape[-1]
+    if pixels is not None and pixels.class_names:
+        return list(pixels.class_names)
+    if classes in imagenet.LABELS:
+        return [name for _, name in imagenet.labels(classes)]
+    return [f"class {i}" for i in range(classes)]
+
+
+def _files(positional):
+    from keras_effv2.data import EXTENSIONS
+
+    files = []
+    for text in positional:
+        if text == "-":
+            files += [line.strip() for line in sys.stdin if line.strip()]
+        elif os.path.isdir(text):
+            files += sorted(
+                os.path.join(folder, name)
+                for folder, _, names in os.walk(text)
+                for name in names
+                if name.lower().endswith(EXTENSIONS)
+            )
+        else:
+            files += sorted(glob.glob(text)) or [text]
+    return files
+
+
+# ---------------------------------------------------------------------------------------- train
+
+
+def _define_train(values):
+    from keras_effv2.training import STRATEGIES
+
+    _define_model(values)
+    _define_format(values)
+    flags.DEFINE_string("data", None, "digits, folder:PATH or tfds:NAME.", flag_values=values)
+    flags.DEFINE_string(
+        "recipe", "imagenet1k", "Recipe; its fields: --recipe.FIELD=VALUE.", flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "set_recipe", [], "What --recipe.FIELD=VALUE stands for.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "workdir", None, "Folder of the run; a run found there is resumed.", flag_values=values
+    )
+    flags.DEFINE_enum("strategy", "auto", STRATEGIES, "tf.distribute strategy.", flag_values=values)
+    flags.DEFINE_string("tpu", "local", "Name of the TPU.", flag_values=values)
+    flags.DEFINE_bool(
+        "strict", False, "Fail on a damaged picture instead of skipping it.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "rollback",
+        False,
+        "After a loss that is not finite, go back a checkpoint.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "preview", None, "Only write a PNG of augmented pictures per phase.", flag_values=values
+    )
+
+
+def _train(values, _):
+    import keras_effv2 as kev
+    from keras_effv2 import augment, training
+
+    if not values.workdir and not values.preview:
+        raise UsageError("--workdir is missing")
+    data = _data(values)
+    recipe = _recipe(values.recipe, values.set_recipe, values.model)
+    if values.preview:
+        augment.preview(data.train, recipe.phases, values.preview)
+        _print(values, {"preview": values.preview}, f"wrote {values.preview}")
+        return DONE
+    classes = len(data.class_names)
+
+    def build():
+        return _model(
+            values, **({} if values.model_file else {"classes": classes, **_fresh(values)})
+        )
+
+    result = training.train(
+        build,
+        data,
+        recipe,
+        values.workdir,
+        values.strategy,
+        tpu=values.tpu,
+        rollback=values.rollback,
+    )
+    judged = kev.evaluate(result.model, data, values.workdir)
+    _finish(values, result, judged, data)
+
+
+def _fresh(values):
+    return {} if values.weights else {"weights": None}
+
+
+def _finish(values, result, judged, data):
+    summary = {"steps": result.steps, "workdir": values.workdir, **judged.summary()}
+    summary["skipped_pictures"] = list(data.train.skipped)
+    low, high = judged.top1_interval
+    _print(
+        values,
+        summary,
+        f"{result.steps} steps; {judged.split}: top 1 {judged.top1:.1%} ({low:.1%} to {high:.1%}) "
+        f"of {judged.images} pictures\nmodel: {values.workdir}/model.keras, report: "
+        f"{values.workdir}/report.html",
+    )
+
+
+def _recipe(name, settings, model):
+    """The recipe of that name with `FIELD=VALUE` settings applied."""
+    from ml_collections import config_dict
+
+    from keras_effv2 import recipes
+
+    changes = dict(text.split("=", 1) if "=" in text else (text, "") for text in settings)
+    try:
+        recipe = recipes.get(name, model)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    # a mutable mirror of the row checks names and types
+    mirror = config_dict.ConfigDict(
+        {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "phases"}
+    )
+    for key, value in changes.items():
+        if key not in mirror:
+            raise UsageError(f"a recipe has no field {key!r}; fields: {', '.join(sorted(mirror))}")
+        kind = type(mirror[key])
+        try:
+            mirror[key] = tuple(map(float, value.split(","))) if kind is tuple else kind(value)
+        except (ValueError, TypeError):
+            raise UsageError(f"--recipe.{key} is a {kind.__name__}; received {value!r}") from None
+    return _rescale(recipe, mirror.to_dict())
+
+
+def _rescale(recipe, changed):
+    """The recipe with other values; its phases keep their parts of the training."""
+    epochs = changed["epochs"]
+    phases = tuple(
+        dataclasses.replace(
+            phase,
+            start_epoch=round(phase.start_epoch * epochs / recipe.epochs),
+            stop_epoch=round(phase.stop_epoch * epochs / recipe.epochs),
+        )
+        for phase in recipe.phases
+    )
+    phases = tuple(phase for phase in phases if phase.stop_epoch > phase.start_epoch)
+    try:
+        return dataclasses.replace(recipe, phases=phases, **changed)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+# ------------------------------------------------------------------------------------- finetune
+
+
+def _define_finetune(values):
+    from keras_effv2.training import STRATEGIES
+
+    _define_model(values)
+    _define_format(values)
+    flags.DEFINE_string("data", None, "folder:PATH, tfds:NAME or digits.", flag_values=values)
+    flags.DEFINE_string(
+        "workdir", None, "Folder of the run; a run found there is resumed.", flag_values=values
+    )
+    flags.DEFINE_enum("strategy", "auto", STRATEGIES, "tf.distribute strategy.", flag_values=values)
+    flags.DEFINE_integer(
+        "epochs", None, "Epochs of the whole network; default: by the data.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "image_size",
+        None,
+        "Largest side in pixels; default: by machine and data.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("seed", 0, "Seed.", flag_values=values)
+    flags.DEFINE_bool(
+        "strict", False, "Fail on a damaged picture instead of skipping it.", flag_values=values
+    )
+    flags.DEFINE_bool("hub", True, "Also export for TF Hub.", flag_values=values)
+
+
+def _finetune(values, _):
+    from keras_effv2 import finetuning
+
+    if not values.workdir:
+        raise UsageError("--workdir is missing")
+    data = _data(values)
+    result, judged = finetuning.finetune(
+        values.model,
+        data,
+        values.workdir,
+        weights=values.weights or "imagenet",
+        epochs=values.epochs,
+        image_size=values.image_size,
+        seed=values.seed,
+        strategy=values.strategy,
+        hub=values.hub,
+    )
+    _finish(values, result, judged, data)
+
+
+# ------------------------------------------------------------------------------------- evaluate
+
+
+def _define_evaluate(values):
+    _define_model(values)
+    _define_format(values)
+    flags.DEFINE_string("data", None, "folder:PATH, tfds:NAME or digits.", flag_values=values)
+    flags.DEFINE_enum(
+        "split",
+        None,
+        ["train", "validation", "test"],
+        "Default: test, else validation, else train.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("report_dir", None, "Folder for report.html.", flag_values=values)
+    flags.DEFINE_integer("batch_size", 32, "Pictures at a time.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "image_size", None, "Side in pixels; default: the model's.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "strict", False, "Fail on a damaged picture instead of skipping it.", flag_values=values
+    )
+
+
+def _evaluate(values, _):
+    from keras_effv2 import evaluation
+
+    judged = evaluation.evaluate(
+        _model(values),
+        _data(values),
+        values.report_dir,
+        split=values.split,
+        batch_size=values.batch_size,
+        image_size=values.image_size,
+    )
+    low, high = judged.top1_interval
+    _print(
+        values,
+        judged.summary(),
+        f"{judged.split}: top 1 {judged.top1:.2%} ({low:.1%} to {high:.1%}), top 5 "
+        f"{judged.top5:.2%} of {judged.images} pictures",
+    )
+
+
+# --------------------------------------------------------------------------------------- export
+
+
+def _define_export(values):
+    _define_model(values)
+    formats = ["hub", "saved_model", "tflite", "onnx"]
+    flags.DEFINE_enum("format", "hub", formats, "What to write.", flag_values=values)
+    flags.DEFINE_string("output", None, "Where to write it.", flag_values=values)
+    flags.DEFINE_enum(
+        "kind",
+        "classification",
+        ["classification", "feature_vector"],
+        "Of a hub export.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "fold_batch_norm", True, "Merge batch normalisation into convolutions.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "quantize", None, ["float16", "int8"], "Smaller numbers, TFLite only.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "images", None, "Folder of pictures for calibration and comparison.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "force", False, "Write an int8 export that agrees too little.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "publish", None, ["kaggle", "hf"], "Where to upload a hub export.", flag_values=values
+    )
+    flags.DEFINE_string("handle", None, "Name to publish under.", flag_values=values)
+    flags.DEFINE_bool("dry_run", True, "Only show what would be published.", flag_values=values)
+
+
+def _export(values, _):
+    import numpy as np
+
+    from keras_effv2 import exporting, imagenet, layers
+
+    if not values.output:
+        raise UsageError("--output is missing")
+    if values.publish and not values.handle:
+        raise UsageError("--publish needs --handle")
+    model = _model(values)
+    if values.format == "hub":
+        print(exporting.export_hub(model, values.output, values.kind))
+        if values.publish:
+            for name, size in exporting.publish(
+                values.output, values.publish, values.handle, values.dry_run
+            ):
+                print(f"{'would send' if values.dry_run else 'sent'} {name} ({size} bytes)")
+        return
+    images = None
+    if values.images:
+        pixels = layers.find_pixels(model)
+        geometry = (pixels.image_size, pixels.crop, pixels.resize) if pixels else (224,)
+        files = _files([values.images])[:256]
+        images = np.stack([imagenet.prepare(imagenet.read_image(f), *geometry) for f in files])
+    print(
+        exporting.export(
+            model,
+            values.output,
+            values.format,
+            values.fold_batch_norm,
+            quantize=values.quantize,
+            images=images,
+            force=values.force,
+        )
+    )
+    print("The input is pixels 0..255, float32.")
+
+
+# -------------------------------------------------------------------------------------- convert
+
+
+def _define_convert(values):
+    _define_model(values)
+    flags.DEFINE_string("output", None, "File *.weights.h5 to write.", flag_values=values)
+    flags.DEFINE_string("tag", "converted", "Tag of the table's row.", flag_values=values)
+    flags.DEFINE_string("licence", "Apache-2.0", "Licence of the weights.", flag_values=values)
+    flags.DEFINE_float("top1", None, "Published accuracy in per cent.", flag_values=values)
+
+
+def _convert(values, _):
+    from keras_effv2 import weights
+
+    if not values.weights or not values.output:
+        raise UsageError("--weights and --output are needed")
+    row = weights.convert(
+        _model(values),
+        values.output,
+        tag=values.tag,
+        source=values.weights,
+        licence=values.licence,
+        top1=values.top1,
+    )
+    print(json.dumps(row, indent=2))
+
+
+# ------------------------------------------------------------------------------------ benchmark
+
+
+def _define_benchmark(values):
+    from keras_effv2.benchmark import MEASURES, PEERS
+
+    flags.DEFINE_string("model", "EfficientNetV2B0", "Name of the model.", flag_values=values)
+    _define_format(values)
+    flags.DEFINE_list(
+        "measure", "train,infer", f"Out of: {', '.join(MEASURES)}.", flag_values=values
+    )
+    flags.DEFINE_enum("peer", "keras", list(PEERS), "What to compare with.", flag_values=values)
+    flags.DEFINE_integer("image_size", 224, "Side in pixels.", flag_values=values)
+    flags.DEFINE_integer("batch_size", 32, "Images a step.", flag_values=values)
+    flags.DEFINE_integer("rounds", 7, "Timings of each side.", flag_values=values)
+    flags.DEFINE_enum(
+        "precision",
+        "float32",
+        ["float32", "mixed_bfloat16", "mixed_float16"],
+        "Dtype policy.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("profile", False, "Show where a train step's time goes.", flag_values=values)
+
+
+def _benchmark(values, _):
+    import keras
+
+    from keras_effv2 import benchmark
+
+    keras.config.set_dtype_policy(values.precision)
+    if values.profile:
+        rows = benchmark.profile(values.model, values.image_size, values.batch_size)
+        text = "\n".join(f"{kind:<40} {ms:9.1f} ms {count:>6}" for kind, ms, count in rows[:25])
+        _print(values, rows, text)
+        return
+    rows = benchmark.run(
+        values.model,
+        values.measure,
+        values.peer,
+        values.image_size,
+        values.batch_size,
+        values.rounds,
+    )
+    _print(values, [dataclasses.asdict(row) for row in rows], benchmark.table(rows))
+
+
+# --------------------------------------------------------------------------------------- doctor
+
+
+def _define_doctor(values):
+    _define_format(values)
+    flags.DEFINE_bool(
+        "online", False, "Also try whether weights and TF Hub can be reached.", flag_values=values
+    )
+
+
+def _doctor(values, _):
+    from keras_effv2 import doctor
+
+    checks = doctor.examine(values.online)
+    lines = [
+        f"{'ok ' if c.ok else 'BAD'} {c.name}: {c.found}" + (f" -> {c.advice}" if c.advice else "")
+        for c in checks
+    ]
+    _print(values, [dataclasses.asdict(c) for c in checks], "\n".join(lines))
+    return DONE if all(c.ok for c in checks) else FAILED
+
+
+# --------------------------------------------------------------------------------------- table
+
+COMMANDS = {
+    "models": Command(
+        "List models, their sizes, weights and pixels.", "[--format=json]", _define_format, _models
+    ),
+    "predict": Command(
+        "Name what is on pictures.", "PICTURE|FOLDER|GLOB|- ... [FLAGS]", _define_predict, _predict
+    ),
+    "train": Command(
+        "Train from scratch by a recipe; resumes.",
+        "--data=... --workdir=... [FLAGS]",
+        _define_train,
+        _train,
+    ),
+    "finetune": Command(
+        "Fine-tune on your pictures.",
+        "--data=... --workdir=... [FLAGS]",
+        _define_finetune,
+        _finetune,
+    ),
+    "evaluate": Command(
+        "Judge a model, write a report.",
+        "--model_file=... --data=... [FLAGS]",
+        _define_evaluate,
+        _evaluate,
+    ),
+    "export": Command(
+        "Write a model for TF Hub, TFLite or ONNX.",
+        "--model_file=... --output=... [FLAGS]",
+        _define_export,
+        _export,
+    ),
+    "convert": Command(
+        "Turn any released checkpoint into .weights.h5.",
+        "--model=... --weights=... --output=...",
+        _define_convert,
+        _convert,
+    ),
+    "benchmark": Command(
+        "Measure us beside keras.applications or timm.", "[FLAGS]", _define_benchmark, _benchmark
+    ),
+    "doctor": Command("Examine this machine.", "[FLAGS]", _define_doctor, _doctor),
+}

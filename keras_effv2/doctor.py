@@ -1,0 +1,118 @@
+"""Examines a machine: is what the package needs there, and what to do if not."""
+
+import dataclasses
+import importlib.metadata
+import os
+import shutil
+import sys
+import urllib.error
+import urllib.request
+
+WANTED = {
+    "keras": ("3.13.2", True),
+    "tensorflow": ("2.18", True),
+    "numpy": ("1.26", True),
+    "tensorflow_datasets": ("4.9", False),
+    "tensorflow_hub": ("0.16", False),
+    "tf2onnx": ("1.16", False),
+}
+HOSTS = ("https://storage.googleapis.com", "https://tfhub.dev")
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: what was found, and what to do if it is not well."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+
+
+def examine(online=False):
+    """Runs all checks; only with `online` does it use the network.
+
+    Returns:
+        A list of `Check`.
+    """
+    checks = [_python(), *(_package(*item) for item in WANTED.items()), _devices(), _memory()]
+    checks.append(_cache())
+    if online:
+        checks += [_host(url) for url in HOSTS]
+    return checks
+
+
+def _version(text):
+    return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
+
+
+def _python():
+    found = ".".join(map(str, sys.version_info[:3]))
+    ok = sys.version_info >= (3, 11)
+    return Check("python", ok, found, "" if ok else "Install Python 3.11 or newer.")
+
+
+def _package(name, wanted):
+    minimum, needed = wanted
+    try:
+        found = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        advice = f"pip install {name}" + ("" if needed else ", if you want what it is for")
+        return Check(name, not needed, "not installed", advice)
+    ok = _version(found) >= _version(minimum)
+    return Check(name, ok, found, "" if ok else f"pip install -U '{name}>={minimum}'")
+
+
+def _devices():
+    try:
+        import tensorflow as tf
+    except ImportError:
+        return Check("devices", True, f"TensorFlow absent; {os.cpu_count()} processors")
+    gpus = tf.config.list_physical_devices("GPU")
+    found = f"{len(gpus)} GPUs, {os.cpu_count()} processors"
+    advice = "" if gpus else "Training on processors is slow: small images, few epochs."
+    return Check("devices", True, found, advice)
+
+
+def _memory():
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    ok = pages >= 4
+    advice = "" if ok else "B0 trains in 4 GiB; take smaller images and batches."
+    return Check("memory", ok, f"{pages:.0f} GiB", advice)
+
+
+def _cache():
+    from keras_effv2.weights import home
+
+    folder = home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.write_text("x")
+        probe.unlink()
+    except OSError as error:
+        return Check(
+            "cache",
+            False,
+            f"{folder}: {error.strerror}",
+            "Point KERAS_EFFV2_HOME at a folder you may write to.",
+        )
+    free = shutil.disk_usage(folder).free / 2**30
+    advice = "" if free > 1 else "Make room: XL's weights take 0.8 GiB."
+    return Check("cache", free > 1, f"{folder}, {free:.0f} GiB free", advice)
+
+
+def _host(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            pass
+    except urllib.error.HTTPError:
+        pass  # it answered
+    except OSError as error:
+        return Check(
+            url,
+            False,
+            f"cannot be reached: {getattr(error, 'reason', error)}",
+            "Check proxy and network, or set KERAS_EFFV2_MIRROR, or pass paths of local files.",
+        )
+    return Check(url, True, "reachable")

@@ -1,0 +1,236 @@
+"""Fine-tuning on somebody's pictures with settings that do well without being told.
+
+The head comes first: features of the frozen backbone are computed once and a logistic regression is
+solved on them, in seconds. Then everything trains, gently, from a head that already makes sense
+(a random head's gradients would first spoil the backbone; Kumar et al. 2022, arXiv 2202.10054).
+Batch statistics stay those of ImageNet: a few hundred pictures estimate them worse.
+"""
+
+import dataclasses
+import os
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from keras_effv2 import checkpoints, layers, recipes
+from keras_effv2.progressive import ramp
+
+POLICIES = ("none", "batch_norm", "backbone")
+
+
+def freeze(model, policy):
+    """Says which layers learn.
+
+    Args:
+        model: A model of this package.
+        policy: `"none"`: everything learns. `"batch_norm"`: everything but batch normalisation,
+            whose statistics stay. `"backbone"`: only the head `predictions` learns.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If the policy is unknown, or there is no head to learn.
+
+    Example:
+
+        freeze(model, "backbone")   # first the head
+        freeze(model, "batch_norm")  # then everything
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"`policy` is one of {', '.join(POLICIES)}. Received: {policy!r}.")
+    found = False
+    for layer in layers.walk(model):
+        if isinstance(layer, keras.Model):
+            continue
+        head = layer.name.endswith("predictions")
+        found = found or head
+        if policy == "batch_norm":
+            layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+        else:
+            layer.trainable = policy == "none" or head
+    if policy == "backbone" and not found:
+        raise ValueError(
+            f"Model {model.name!r} has no head named `predictions`; with policy='backbone' nothing "
+            "would learn. Build it with include_top=True."
+        )
+    return model
+
+
+def fit_head(model, split, image_size, batch_size=32, seed=0):
+    """Solves the head of a model on features of its frozen backbone.
+
+    Args:
+        model: A classifier of this package; its layer `predictions` is set.
+        split: Training `Split`.
+        image_size: Side in pixels.
+        batch_size: Pictures at a time.
+        seed: Seed of the split by which the regularisation is chosen.
+
+    Returns:
+        Accuracy on pictures held out for choosing the regularisation.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import train_test_split
+
+    head = model.get_layer("predictions")
+    backbone = keras.Model(model.inputs, head.input)
+    compute = tf.function(lambda x: backbone(x, training=False), reduce_retracing=True)
+    features, labels = [], []
+    for images, targets, mask in split.eval_batches(image_size=image_size, batch_size=batch_size):
+        keep = mask.numpy() > 0
+        features.append(compute(images).numpy()[keep])
+        labels.append(targets.numpy().argmax(1)[keep])
+    features, labels = np.concatenate(features), np.concatenate(labels)
+    mean, deviation = features.mean(0), features.std(0) + 1e-3
+    features = (features - mean) / deviation
+    few = min(np.bincount(labels, minlength=len(split.class_names))) < 5
+    parts = train_test_split(
+        features, labels, test_size=0.2, random_state=seed, stratify=None if few else labels
+    )
+    scores = {}
+    for strength in (0.0003, 0.003, 0.03):
+        solved = LogisticRegression(C=strength, max_iter=200).fit(parts[0], parts[2])
+        scores[strength] = solved.score(parts[1], parts[3])
+    best = max(scores, key=scores.get)
+    solved = LogisticRegression(C=best, max_iter=200).fit(features, labels)
+    kernel = np.zeros(head.kernel.shape, "float32")
+    bias = np.full(head.bias.shape, -10.0, "float32")
+    coefficients, intercepts = solved.coef_, solved.intercept_
+    if len(solved.classes_) == 2:  # scikit-learn keeps one row for two classes
+        coefficients = np.concatenate([-coefficients, coefficients]) / 2
+        intercepts = np.concatenate([-intercepts, intercepts]) / 2
+    kernel[:, solved.classes_] = coefficients.T / deviation[:, None]
+    bias[solved.classes_] = intercepts - coefficients @ (mean / deviation)
+    head.set_weights([kernel, bias])
+    return scores[best]
+
+
+def plan(model_name, count, image_size=None, epochs=None, seed=0, accelerator=None):
+    """Chooses a recipe for a data set's size and the machine.
+
+    Args:
+        model_name: Name of the builder.
+        count: Training pictures.
+        image_size: Largest side in pixels; None: the model's own where there is an accelerator,
+            else at most 224.
+        epochs: None: about 10,000 pictures' worth of updates at least, 4 to 30 epochs.
+        seed: Seed.
+        accelerator: Whether there is one; None looks.
+
+    Returns:
+        A `Recipe`.
+    """
+    if accelerator is None:
+        accelerator = bool(tf.config.list_physical_devices("GPU"))
+    from keras_effv2.models import VARIANTS
+
+    own = VARIANTS[model_name].image_size
+    multiple = 32
+    size = image_size or (own if accelerator else min(own, 224))
+    size = max(multiple, size // multiple * multiple)
+    if epochs is None:
+        epochs = int(np.clip(20_000 // max(1, count), 4, 30 if accelerator else 12))
+    first = max(multiple, round(0.6 * size / multiple) * multiple)
+    batch = int(min(32 if count < 20_000 else 128, max(2, count // 8)))
+    return dataclasses.replace(
+        recipes.get("finetune", model_name),
+        epochs=epochs,
+        batch_size=batch,
+        learning_rate=3e-4 * batch / 32,
+        seed=seed,
+        phases=ramp(epochs, min(4, epochs), image_size=(first, size), multiple_of=multiple),
+    )
+
+
+def finetune(
+    model,
+    data,
+    workdir,
+    *,
+    weights="imagenet",
+    epochs=None,
+    image_size=None,
+    seed=0,
+    strategy="auto",
+    recipe=None,
+    hub=True,
+):
+    """Fine-tunes a model on pictures; resumes what it finds in the workdir.
+
+    Args:
+        model: Name of a builder, such as `"EfficientNetV2B0"`.
+        data: A `Data` of `keras_effv2.data.load`.
+        workdir: Folder of the run; as `train`'s, and `hub/`, a TF Hub export.
+        weights: Tag or path of the weights to start from; None for random ones.
+        epochs: Epochs of the whole network; None: by the size of the data.
+        image_size: Largest side in pixels; None: by machine and model.
+        seed: Seed of everything.
+        strategy: As `train`'s.
+        recipe: A `Recipe` instead of the planned one.
+        hub: Whether to export for TF Hub.
+
+    Returns:
+        `(Result, Evaluation)` of the test split, which is looked at once.
+
+    Raises:
+        ValueError: If model, weights and data do not fit.
+    """
+    import keras_effv2 as kev
+
+    if model not in kev.list_models():
+        raise ValueError(f"There is no model {model!r}. Models: {', '.join(kev.list_models())}.")
+    recipe = recipe or plan(model, len(data.train), image_size, epochs, seed)
+    size = recipe.phases[-1].image_size
+
+    def build():
+        net = getattr(kev, model)(weights=weights, classes=len(data.class_names), drop_path=0.0)
+        return freeze(net, "batch_norm") if weights is not None else net
+
+    logging.info("%s", estimate(model, data, recipe))
+    done = os.path.isdir(os.path.join(workdir, "checkpoints"))
+
+    def build_with_head():
+        net = build()
+        if not done and weights is not None:
+            start = time.perf_counter()
+            score = fit_head(net, data.train, size, seed=recipe.seed)
+            logging.info(
+                "Head on frozen features: %.1f %% in %.0f s.",
+                100 * score,
+                time.perf_counter() - start,
+            )
+        return net
+
+    result = kev.train(build_with_head, data, recipe, workdir, strategy)
+    judged = kev.evaluate(result.model, data, workdir)
+    path = os.path.join(workdir, "hub")
+    if hub and not os.path.exists(path):
+        kev.export_hub(result.model, path)
+    checkpoints.write_whole(
+        os.path.join(workdir, "command.txt"),
+        f"effv2 finetune --model={model} --data={data.name} --weights={weights} "
+        f"--epochs={recipe.epochs} --image_size={size} --seed={recipe.seed}\n",
+    )
+    return result, judged
+
+
+def estimate(model_name, data, recipe):
+    """A sentence on how long a fine-tuning takes: from multiply-adds, at 25 GMAC/s a processor."""
+    from keras_effv2.models import model_info
+
+    macs = sum(
+        3
+        * model_info(model_name, phase.image_size)["macs"]
+        * (phase.stop_epoch - phase.start_epoch)
+        for phase in recipe.phases
+    ) * len(data.train)
+    rate = 25e9 * (os.cpu_count() or 1)
+    return (
+        f"{recipe.epochs} epochs of {len(data.train)} pictures, batch {recipe.batch_size}, sizes "
+        f"{', '.join(str(phase.image_size) for phase in recipe.phases)}: very roughly "
+        f"{macs / rate / 60:.0f} minutes on {os.cpu_count()} processors without an accelerator"
+    )
