@@ -505,7 +505,7 @@ def assign(model, checkpoint, *, prefix="", fresh_head=False, unused="none"):
     if unused == "any":
         left = set()
     elif unused == "head":
-        left = {key for key in left if not key.startswith(_HEAD)}
+        left = {key for key in left if not key.startswith(_HEAD[checkpoint.layout])}
     troubles += [f"unexpected {key} {checkpoint.tensors[key].shape}" for key in sorted(left)]
     if troubles:
         shown = "; ".join(troubles[:8]) + (" ..." if len(troubles) > 8 else "")
@@ -517,7 +517,11 @@ def assign(model, checkpoint, *, prefix="", fresh_head=False, unused="none"):
         variable.assign(array)
 
 
-_HEAD = ("predictions/", "top_norm/", "top_hidden/", "head/dense/")
+_HEAD = {
+    "keras": ("predictions/", "top_norm/", "top_hidden/"),
+    "indexed": ("dense/",),
+    "automl": ("head/dense/",),
+}
 
 
 def _by_name(model, prefix):

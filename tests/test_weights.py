@@ -1,0 +1,336 @@
+"""Loading: every format, and every way in which it can go wrong."""
+
+import hashlib
+import http.server
+import io
+import multiprocessing
+import os
+import tarfile
+import threading
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import shared_data, tiny_efficientnet_row
+
+import keras_effv2 as kev
+from keras_effv2 import imagenet, weights
+from keras_effv2.models import efficientnet_v2
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+
+
+def write_automl(model, prefix):
+    """A TF1 checkpoint as google/automl's, with averages, slots and a step counter."""
+    names = weights._by_automl_name(model, "")
+    tensors = {
+        f"efficientnetv2-tiny/{name}": value
+        for layer in model.layers
+        for name, value in zip(names[layer.name], layer.get_weights(), strict=False)
+    }
+    graph = tf.Graph()
+    with graph.as_default(), tf.compat.v1.Session(graph=graph) as session:
+        for name, value in tensors.items():
+            tf.compat.v1.get_variable(name, initializer=value)
+            for suffix in ("/ExponentialMovingAverage", "/RMSProp"):
+                tf.compat.v1.get_variable(name + suffix, initializer=value * 0)
+        tf.compat.v1.get_variable("global_step", initializer=np.int64(7))
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.train.Saver().save(session, str(prefix), write_meta_graph=False)
+
+
+def write_legacy(model, path):
+    """Keras 2's HDF5."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
+        for layer in model.layers:
+            group = file.create_group(layer.name)
+            names = [f"{layer.name}/{w.name}:0" for w in layer.weights]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, value in zip(names, layer.get_weights(), strict=True):
+                group.create_dataset(name, data=value)
+
+
+def pack(folder, path, extra=()):
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(folder, arcname="efficientnetv2-tiny")
+        for member, content in extra:
+            tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    "form", ["weights.h5", "keras", "legacy.h5", "misnamed.weights.h5", "ckpt", "tgz", "no_names.weights.h5"]
+)
+def test_every_format_loads(form, tiny_effnet, images, tmp_path):
+    model = tiny_effnet()
+    path = str(tmp_path / f"m.{form}")
+    if form in ("weights.h5", "no_names.weights.h5"):
+        model.save_weights(path)
+    elif form == "keras":
+        model.save(path)
+    elif form in ("legacy.h5", "misnamed.weights.h5"):
+        write_legacy(model, path)
+    else:
+        (tmp_path / "c").mkdir()
+        write_automl(model, tmp_path / "c" / "model")
+        path = str(tmp_path / "c" / "model")
+    if form == "no_names.weights.h5":
+        with h5py.File(path, "r+") as file:
+            for group in file["layers"].values():
+                group["vars"].attrs.pop("name", None)
+    if form == "tgz":
+        pack(tmp_path / "c", tmp_path / "m.tgz")
+        path = str(tmp_path / "m.tgz")
+    np.testing.assert_array_equal(tiny_effnet(weights=path)(images), model(images))
+    body = tiny_effnet(weights=path, include_top=False, pooling="avg")
+    expected = keras.Model(model.input, model.get_layer("avg_pool").output)
+    np.testing.assert_array_equal(body(images), expected(images))
+    other = tiny_effnet(weights=path, classes=3)
+    kernel = other.get_layer("block5a_expand_conv").get_weights()[0]
+    np.testing.assert_array_equal(kernel, model.get_layer("block5a_expand_conv").get_weights()[0])
+    part = tiny_effnet(weights=path, features=["reduction_2"])(images)["reduction_2"]
+    assert part.shape == (2, 16, 16, 8)
+
+
+def test_keras_applications_files_load(images, tmp_path):
+    peer = keras.applications.EfficientNetV2B0(weights=None, classes=7, input_shape=(64, 64, 3))
+    peer.save_weights(tmp_path / "ka.weights.h5")
+    ours = kev.EfficientNetV2B0(weights=str(tmp_path / "ka.weights.h5"))
+    assert ours.output_shape == (None, 7)
+    np.testing.assert_allclose(ours(images), peer(images), atol=1e-6)
+
+
+def test_a_mismatch_lists_itself_and_changes_nothing(tiny_effnet, tmp_path):
+    model = tiny_effnet(classes=4)
+    model.save_weights(tmp_path / "a.weights.h5")
+    with h5py.File(tmp_path / "a.weights.h5", "r+") as file:
+        del file["layers/conv2d/vars/0"]
+        file["layers/conv2d/vars"].create_dataset("0", data=np.zeros((3, 3, 3, 9)))
+    other = tiny_effnet(classes=4)
+    before = other.get_weights()
+    checkpoint = weights.read(str(tmp_path / "a.weights.h5"))
+    with pytest.raises(ValueError, match=r"stem_conv/kernel is \(3, 3, 3, 9\), wanted \(3, 3, 3, 8\)"):
+        weights.assign(other, checkpoint)
+    for a, b in zip(before, other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_bias_tables_fit_another_size(tiny_coatnet, tmp_path):
+    model = tiny_coatnet(input_shape=(64, 64, 3))
+    model.save_weights(tmp_path / "c.weights.h5")
+    big = tiny_coatnet(input_shape=(96, 128, 3), weights=str(tmp_path / "c.weights.h5"))
+    table = model.get_layer("block3a_attention").relative_bias.numpy()
+    expected = tf.image.resize(table.transpose(1, 2, 0), (11, 15)).numpy().transpose(2, 0, 1)
+    np.testing.assert_allclose(big.get_layer("block3a_attention").relative_bias, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [(b"<html>not found", "no weights file"), (b"\x89HDF\r\n\x1a\nxx", "damaged"), (b"PKxx", "cut off"), (b"\x1f\x8bxx", "damaged")],
+)
+def test_rubbish_files(content, words, tiny_effnet, tmp_path):
+    path = tmp_path / "x.h5"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        tiny_effnet(weights=str(path))
+    with pytest.raises(FileNotFoundError, match="no weights file"):
+        tiny_effnet(weights=str(tmp_path / "absent.h5"))
+
+
+@pytest.mark.parametrize("kind", ["link", "dots", "absolute"])
+def test_hostile_archives_are_refused(kind, tmp_path):
+    member = tarfile.TarInfo({"link": "a", "dots": "../a", "absolute": "/tmp/kev_a"}[kind])
+    if kind == "link":
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with tarfile.open(tmp_path / "x.tgz", "w:gz") as tar:
+        tar.addfile(member, io.BytesIO())
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="refused"):
+        weights.unpack(tmp_path / "x.tgz", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == [] and not (tmp_path / "a").exists()
+
+
+def test_links_in_hdf5_are_refused(tmp_path):
+    with h5py.File(tmp_path / "x.weights.h5", "w") as file:
+        file.create_group("layers")
+        file["layers/a"] = h5py.ExternalLink("/etc/passwd", "/")
+    with pytest.raises(ValueError, match="refused"):
+        weights.read(str(tmp_path / "x.weights.h5"))
+
+
+# ------------------------------------------------------------------------------------- downloads
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A server on loopback, and a registry row that points to it."""
+    files, hits = {}, []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            hits.append(self.path)
+            if self.path not in files:
+                return self.send_error(404)
+            content, length = files[self.path]
+            self.send_response(200)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    monkeypatch.setenv("KERAS_EFFV2_MIRROR", f"http://127.0.0.1:{listener.server_port}")
+    monkeypatch.setenv("KERAS_EFFV2_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("KERAS_EFFV2_OFFLINE", raising=False)
+    yield files, hits
+    listener.shutdown()
+    listener.server_close()
+
+
+def row(content=None, name="w.h5"):
+    digest = None if content is None else "md5:" + hashlib.md5(content).hexdigest()
+    return weights.Row(
+        "TinyEfficientNetV2", "tiny", 10, "128", "softmax", weights.STORAGE + name, digest
+    )
+
+
+def cached(tmp_path):
+    return sorted(p.name for p in (tmp_path / "home").iterdir() if not p.name.endswith(".lock"))
+
+
+def test_download_verify_and_cache(server, tmp_path, tiny_effnet, images, monkeypatch):
+    files, hits = server
+    model = tiny_effnet()
+    write_legacy(model, tmp_path / "w.h5")
+    content = (tmp_path / "w.h5").read_bytes()
+    files["/w.h5"] = (content, len(content))
+    monkeypatch.setitem(weights.CHECKPOINTS, ("TinyEfficientNetV2", "tiny"), row(content))
+    for _ in range(2):
+        np.testing.assert_array_equal(tiny_effnet(weights="tiny")(images), model(images))
+    assert hits == ["/w.h5"] and cached(tmp_path) == ["w.h5"]
+    monkeypatch.setenv("KERAS_EFFV2_OFFLINE", "1")
+    tiny_effnet(weights="tiny")
+    (tmp_path / "home" / "w.h5").write_bytes(b"changed")
+    with pytest.raises(ValueError, match="expected"):
+        tiny_effnet(weights="tiny")
+    with pytest.raises(OSError, match="KERAS_EFFV2_OFFLINE"):
+        tiny_effnet(weights="tiny")
+
+
+@pytest.mark.parametrize(
+    "served, error, words",
+    [
+        ((b"evil", 4), ValueError, "expected"),
+        ((b"half", 9), OSError, "broke off|could not"),
+        (None, OSError, "could not be downloaded"),
+    ],
+)
+def test_failed_downloads_leave_nothing(served, error, words, server, tmp_path, monkeypatch):
+    if served:
+        server[0]["/w.h5"] = served
+    with pytest.raises(error, match=words):
+        weights.download(row(b"good"))
+    assert cached(tmp_path) == []
+
+
+def test_first_download_is_trusted_and_pinned(server, tmp_path):
+    server[0]["/w.tgz"] = (b"one", 3)
+    path = weights.download(row(name="w.tgz"))
+    path.unlink()
+    server[0]["/w.tgz"] = (b"two", 3)
+    with pytest.raises(ValueError, match="sha256"):
+        weights.download(row(name="w.tgz"))
+    assert not path.exists()
+
+
+def test_killed_between_download_and_rename(server, tmp_path, monkeypatch):
+    server[0]["/w.h5"] = (b"good", 4)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(weights.os, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            weights.download(row(b"good"))
+    assert cached(tmp_path) == []
+    assert weights.download(row(b"good")).read_bytes() == b"good"
+
+
+def _download(queue):
+    queue.put(weights.download(row(b"good" * 1000)).read_bytes())
+
+
+def test_two_processes_download_once(server, tmp_path):
+    server[0]["/w.h5"] = (b"good" * 1000, 4000)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    both = [context.Process(target=_download, args=(queue,)) for _ in range(2)]
+    for process in both:
+        process.start()
+    assert [queue.get(timeout=60) for _ in both] == [b"good" * 1000] * 2
+    for process in both:
+        process.join()
+    assert server[1] == ["/w.h5"]
+
+
+def test_unknown_tags_list_the_known():
+    with pytest.raises(ValueError, match="imagenet-automl, imagenet21k, imagenet21k-ft1k"):
+        kev.EfficientNetV2B0(weights="imagenet22k")
+    with pytest.raises(ValueError, match="No weights of CoAtNet0 were ever released"):
+        kev.CoAtNet0(weights="imagenet")
+
+
+def test_convert_writes_a_row(tiny_effnet, tmp_path):
+    made = weights.convert(tiny_effnet(), tmp_path / "t.weights.h5", tag="t", source="here")
+    content = (tmp_path / "t.weights.h5").read_bytes()
+    assert made["sha256"] == hashlib.sha256(content).hexdigest()
+    assert (made["pixels"], made["classes"]) == ("128", 10)
+    assert os.listdir(tmp_path) == ["t.weights.h5"]
+
+
+# ------------------------------------------------------------------------------------- real data
+
+
+@pytest.mark.shared_data
+def test_golden_panda(shared):
+    size = 224
+    raw = tf.io.read_file(str(shared / "golden" / "panda.jpg"))
+    image = tf.image.decode_jpeg(raw, channels=3).numpy()
+    top, left, height, width = imagenet.crop_box(*image.shape[:2], size, "automl")
+    image = tf.image.resize(image[top : top + height, left : left + width], (size, size))
+    path = shared / "weights" / "efficientnetv2-b0_imagenet.weights.h5"
+    model = kev.EfficientNetV2B0(
+        weights=str(path), include_preprocessing=False, classifier_activation=None
+    )
+    logits = model((image[None] - 128) / 128).numpy()[0]
+    golden = np.load(shared / "golden" / "efficientnetv2-b0_224_original_logits.npy")[0]
+    assert np.sqrt(np.mean((logits - golden) ** 2)) < 0.013
+    assert list(np.argsort(-logits)[:5]) == list(np.argsort(-golden)[:5])
+    named = imagenet.decode_predictions(logits[None], top=1)[0][0]
+    assert named[:2] == ("n02510455", "giant_panda")
+
+
+@pytest.mark.shared_data
+def test_real_weights_equal_keras_applications(shared):
+    path = str(shared / "weights" / "efficientnetv2-b0_imagenet.weights.h5")
+    ours = kev.EfficientNetV2B0(weights=path)
+    peer = keras.applications.EfficientNetV2B0(weights=None)
+    peer.load_weights(path)
+    files = sorted((shared / "flowers" / "val").rglob("*.jpg"))[::60]
+    batch = np.stack([imagenet.prepare(imagenet.read_image(f), 224, "automl", "bicubic") for f in files])
+    a, b = ours(batch).numpy(), peer(batch).numpy()
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_shared_data_is_optional():
+    assert shared_data() is None or shared_data().is_dir()
+    assert efficientnet_v2.build(tiny_efficientnet_row(), weights=None).count_params() > 0
