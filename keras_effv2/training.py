@@ -251,7 +251,7 @@ class _Run:
         def replica_step(images, labels):
             with tf.GradientTape() as tape:
                 logits = tf.cast(self.logits(images, training=True), tf.float32)
-                losses = _cross_entropy(labels, logits, recipe)
+                losses = cross_entropy(labels, logits, recipe)
                 # over the global batch: gradients of the replicas add up to the whole's
                 loss = tf.reduce_mean(losses) / self.replicas
                 extra = tf.add_n(model.losses) if model.losses else 0.0
@@ -339,7 +339,7 @@ class _Run:
     def _make_eval_step(self):
         def replica_step(images, labels, mask):
             logits = tf.cast(self.logits(images, training=False), tf.float32)
-            losses = _cross_entropy(labels, logits, self.recipe) * mask
+            losses = cross_entropy(labels, logits, self.recipe) * mask
             hits = tf.cast(tf.argmax(logits, 1) == tf.argmax(labels, 1), tf.float32) * mask
             return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(hits), tf.reduce_sum(mask)])
 
@@ -438,6 +438,8 @@ class _Run:
             [*callbacks], model=self.model, epochs=self.recipe.epochs, verbose=0
         )
         self.model.stop_training = False
+        if rollback and not resumed_from:
+            self.save()  # the first epoch can break too
         rollbacks = 0
         with _Terminator() as terminator, self._tensorboard() as board:
             log.on_train_begin()
@@ -449,8 +451,9 @@ class _Run:
                     if not rollback or rollbacks > 3:
                         raise
                     broken = self.step
+                    left_out = [*self.left_out, [self.epoch, self.epoch_step - 1]]
                     self.restore()
-                    self.left_out.append([self.epoch, broken - self.step + self.epoch_step])
+                    self.left_out = left_out
                     logging.warning("Rolled back from step %d to step %d.", broken, self.step)
             log.on_train_end()
         return self._finish(resumed_from)
@@ -654,7 +657,7 @@ class _Run:
 _FLOAT16_SCALE = 1024.0
 
 
-def _cross_entropy(labels, logits, recipe):
+def cross_entropy(labels, logits, recipe):
     """Loss of every picture, float32 `(batch,)`."""
     classes = tf.cast(tf.shape(labels)[-1], tf.float32)
     if recipe.loss == "sigmoid":

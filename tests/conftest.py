@@ -6,9 +6,16 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
+from keras_effv2 import data, training  # noqa: E402
 from keras_effv2.models import coatnet, efficientnet_v2  # noqa: E402
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+)
 
 
 def tiny_efficientnet_row(**changes):
@@ -59,6 +66,39 @@ def tiny_coatnet():
         return coatnet.build(tiny_coatnet_row(), **{"weights": None, "classes": 10, **arguments})
 
     return make
+
+
+def tiny_data(count=48, validation=10):
+    """Noise with a bright corner; which corner is the class, of four."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 120, (count + validation, 32, 32, 3), dtype="uint8")
+    labels = np.arange(count + validation) % 4
+    for picture, label in zip(pictures, labels, strict=True):
+        x, y = 16 * (label % 2), 16 * (label // 2)
+        picture[y : y + 16, x : x + 16] += 120
+    names = ["top left", "top right", "bottom left", "bottom right"]
+    first = data.Split(names, labels[:count], pictures[:count])
+    return data.Data(
+        "corners", tuple(names), first, data.Split(names, labels[count:], pictures[count:])
+    )
+
+
+def mirrored(replicas):
+    """A strategy over the first logical CPUs; its reductions do not disturb later strategies."""
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(replicas)],
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
+
+
+@pytest.fixture
+def quiet_train(tmp_path):
+    """`train` without a progress bar, by default in a fresh workdir."""
+
+    def run(model, data, recipe, workdir=tmp_path / "run", strategy="one", **options):
+        return training.train(model, data, recipe, workdir, strategy, progress=False, **options)
+
+    return run
 
 
 def shared_data():
