@@ -32,7 +32,7 @@ class ShareOfZeros(keras.layers.Layer):
         return x
 
     def take(self):
-        share = float(self.zeros) / float(self.values)
+        share = float(self.zeros.numpy() / self.values.numpy())
         self.zeros.assign(0.0)
         self.values.assign(0.0)
         return share
@@ -60,8 +60,7 @@ class Watch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         shares = [self.model.get_layer(name).take() for name in ("path", "values")]
-        self.rows.append((*shares, int(self.model.optimizer.iterations)))
-        self.slots = [id(v) for v in self.model.optimizer.variables]
+        self.rows.append((*shares, self.model.optimizer.iterations.numpy()))
 
 
 @pytest.mark.parametrize("strategy", ["one", "mirrored", "fit", "fit jit"])
@@ -74,13 +73,19 @@ def test_the_compiled_step_obeys_every_phase(strategy, quiet_train):
         model = build_probe()
         model.compile("adam", "categorical_crossentropy", jit_compile="jit" in strategy)
         learning = progressive.ProgressiveLearning(phases)
-        model.fit(learning.dataset(split, batch), epochs=6, callbacks=[learning, watch], verbose=0)
+        model.fit(
+            learning.dataset(split, batch),
+            epochs=6,
+            callbacks=[learning, watch],
+            verbose=0,
+            shuffle=False,
+        )
     else:
         recipe = recipes.Recipe("probe", "tests", 6, batch, 1e-3, phases=phases, crop_area=(0.5, 1))
         data = dataclasses.replace(tiny_data(), train=split, validation=None)
         own = mirrored(2) if strategy == "mirrored" else "one"
         result = quiet_train(build_probe, data, recipe, strategy=own, callbacks=[watch])
-        assert result.traces == (2 if strategy == "mirrored" else 1) or result.traces == 1
+        assert result.traces == 1
         assert [row["image_size"] for row in result.history] == [16, 16, 24, 24, 32, 32]
     for epoch, (path, values, iterations) in enumerate(watch.rows):
         phase = progressive.phase_at(phases, epoch)
@@ -132,10 +137,10 @@ def test_relative_attention_goes_through_the_phases(tiny_coatnet, quiet_train):
     phases = progressive.ramp(2, 2, image_size=(32, 64), multiple_of=32)
     recipe = recipes.Recipe("tiny", "tests", 2, 8, 1e-3, phases=phases)
     model = tiny_coatnet(classes=4, input_shape=(64, 64, 3))
-    tables = [v.numpy() for v in model.trainable_variables if "bias_table" in v.path]
+    tables = [v.numpy() for v in model.trainable_variables if "relative_bias" in v.path]
     result = quiet_train(model, tiny_data(), recipe)
     assert result.traces == 1 and [row["image_size"] for row in result.history] == [32, 64]
-    moved = [v.numpy() for v in model.trainable_variables if "bias_table" in v.path]
+    moved = [v.numpy() for v in model.trainable_variables if "relative_bias" in v.path]
     assert moved and all(not np.array_equal(a, b) for a, b in zip(tables, moved, strict=True))
 
 
@@ -187,7 +192,7 @@ def test_refusals(quiet_train, tmp_path):
         with pytest.raises(error, match=message):
             quiet_train(model, data, recipe, **options)
 
-    refused("7 outputs, corners has 4 classes", model=lambda: _dense(7))
+    refused("7 outputs, colours has 4 classes", model=lambda: _dense(7))
     refused("batch of 64 is larger than", recipe=dataclasses.replace(recipe, batch_size=64))
     refused("does not divide into 2 replicas", strategy=mirrored(2), recipe=_of_batch(recipe, 7))
     refused("`strategy` is one of", strategy="two")
@@ -232,14 +237,25 @@ def test_terminated_runs_go_on_exactly(quiet_train, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def _convolve():
+    inputs = keras.Input((None, None, 3))
+    x = layers.Pixels("127.5")(inputs)
+    for width in (8, 16):
+        x = keras.layers.Conv2D(width, 3, strides=2, use_bias=False)(x)
+        x = keras.layers.Activation("relu")(layers.BatchNormalization()(x))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    outputs = keras.layers.Dense(4, activation="softmax", dtype="float32", name="predictions")(x)
+    return keras.Model(inputs, outputs)
+
+
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_low_precision_learns(precision, quiet_train):
-    recipe = recipes.Recipe("tiny", "tests", 6, 8, 3e-3, precision=precision, crop_area=(0.9, 1))
-    recipe = dataclasses.replace(recipe, flip=False)
+    recipe = recipes.Recipe("tiny", "tests", 12, 8, 3e-3, precision=precision, flip=False)
+    recipe = dataclasses.replace(recipe, crop_area=(0.9, 1.0))
     policy = keras.config.dtype_policy().name
-    result = quiet_train(train_tiny.build, tiny_data(), recipe)
+    result = quiet_train(_convolve, tiny_data(), recipe)
     assert keras.config.dtype_policy().name == policy
-    assert result.history[-1]["loss"] < 0.7 * result.history[0]["loss"]
+    assert result.history[-1]["accuracy"] > 0.9
     assert all(v.dtype == "float32" for v in result.model.trainable_variables)
 
 
@@ -279,7 +295,7 @@ def test_average_has_batch_norm_statistics_and_a_warm_up(quiet_train):
         decay = min(0.99, (1 + step) / (10 + step))  # tf.train.ExponentialMovingAverage
         average = [decay * a + (1 - decay) * w for a, w in zip(average, weights, strict=True)]
     moved = 0
-    for variable, expected in zip(result.model.weights, average, strict=True):
+    for variable, first, expected in zip(result.model.weights, trail[0], average, strict=True):
         np.testing.assert_allclose(variable, expected, rtol=1e-4, atol=1e-6)
-        moved += "moving_" in variable.path and not np.allclose(expected, trail[0][moved])
+        moved += "moving_" in variable.path and not np.allclose(expected, first)
     assert moved > 10
