@@ -6,11 +6,12 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from keras_effv2 import data, training  # noqa: E402
+from keras_effv2 import data, layers, training  # noqa: E402
 from keras_effv2.models import coatnet, efficientnet_v2  # noqa: E402
 
 tf.config.set_logical_device_configuration(
@@ -81,6 +82,19 @@ def tiny_data(count=48, validation=10):
         for part in (slice(count), slice(count, None))
     )
     return data.Data("colours", names, *splits)
+
+
+def build_convnet():
+    """Two convolutions, for tests that are not about our networks."""
+    inputs = keras.Input((None, None, 3))
+    x = layers.Pixels("127.5")(inputs)
+    for width in (8, 16):
+        x = keras.layers.Conv2D(width, 3, strides=2, use_bias=False)(x)
+        x = keras.layers.Activation("relu")(layers.BatchNormalization()(x))
+    x = layers.DropPath(0.0)(x)
+    x = layers.Dropout(0.0)(keras.layers.GlobalAveragePooling2D()(x))
+    outputs = keras.layers.Dense(4, activation="softmax", dtype="float32", name="predictions")(x)
+    return keras.Model(inputs, outputs)
 
 
 def mirrored(replicas):

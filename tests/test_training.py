@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import train_tiny
-from conftest import mirrored, tiny_data
+from conftest import build_convnet, mirrored, tiny_data
 
 from keras_effv2 import checkpoints, layers, progressive, recipes, training
 
@@ -144,6 +144,31 @@ def test_relative_attention_goes_through_the_phases(tiny_coatnet, quiet_train):
     assert moved and all(not np.array_equal(a, b) for a, b in zip(tables, moved, strict=True))
 
 
+def test_several_steps_a_call_are_the_same_steps(quiet_train, tmp_path):
+    recipe = recipes.Recipe("tiny", "tests", 2, 8, 1e-3, checkpoint_steps=5)
+    single = quiet_train(lambda: _dense(4), tiny_data(), recipe)
+    calls = []
+
+    class Calls(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            calls.append(int(self.model.optimizer.iterations))
+
+    many = quiet_train(
+        lambda: _dense(4),
+        tiny_data(),
+        recipe,
+        tmp_path / "many",
+        callbacks=[Calls()],
+        steps_per_call=4,
+    )
+    assert calls == [4, 5, 6, 10, 12]  # stops for checkpoints and ends of epochs
+    assert [row["loss"] for row in many.history] == pytest.approx(
+        [row["loss"] for row in single.history]
+    )
+    for one, other in zip(many.model.get_weights(), single.model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-7)
+
+
 def test_batch_size_may_be_scheduled(quiet_train):
     phases = (
         progressive.Phase(0, 1, image_size=32, batch_size=16),
@@ -237,23 +262,12 @@ def test_terminated_runs_go_on_exactly(quiet_train, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def _convolve():
-    inputs = keras.Input((None, None, 3))
-    x = layers.Pixels("127.5")(inputs)
-    for width in (8, 16):
-        x = keras.layers.Conv2D(width, 3, strides=2, use_bias=False)(x)
-        x = keras.layers.Activation("relu")(layers.BatchNormalization()(x))
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    outputs = keras.layers.Dense(4, activation="softmax", dtype="float32", name="predictions")(x)
-    return keras.Model(inputs, outputs)
-
-
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_low_precision_learns(precision, quiet_train):
     recipe = recipes.Recipe("tiny", "tests", 12, 8, 3e-3, precision=precision, flip=False)
     recipe = dataclasses.replace(recipe, crop_area=(0.9, 1.0))
     policy = keras.config.dtype_policy().name
-    result = quiet_train(_convolve, tiny_data(), recipe)
+    result = quiet_train(build_convnet, tiny_data(), recipe)
     assert keras.config.dtype_policy().name == policy
     assert result.history[-1]["accuracy"] > 0.9
     assert all(v.dtype == "float32" for v in result.model.trainable_variables)

@@ -37,7 +37,7 @@ def build(**rates):
     return efficientnet_v2.build(row, weights=None, classes=4, input_shape=(32, 32, 3), **rates)
 
 
-build_plain = functools.partial(build, dropout_rate=0.0, drop_path_rate=0.0)
+build_plain = functools.partial(build, dropout=0.0, drop_path=0.0)
 
 
 class Die(keras.callbacks.Callback):
