@@ -93,7 +93,7 @@ def train(
         SystemExit: With code 143 after SIGTERM, when the checkpoint is saved.
     """
     strategy = make_strategy(strategy, tpu)
-    with checkpoints.locked(workdir) if _is_chief(strategy) else contextlib.nullcontext():
+    with checkpoints.locked(workdir) if is_chief(strategy) else contextlib.nullcontext():
         run = _Run(model, data, recipe, pathlib.Path(workdir), strategy)
         run.configure(steps_per_call, jit_compile)
         return run.train(callbacks, rollback, progress)
@@ -136,7 +136,8 @@ def make_strategy(name, tpu="local"):
     return tf.distribute.TPUStrategy(resolver)
 
 
-def _is_chief(strategy):
+def is_chief(strategy):
+    """Whether this process writes the files; the only one, or the first of the workers."""
     resolver = getattr(strategy, "cluster_resolver", None)
     if resolver is None or not resolver.task_type:
         return True
@@ -189,7 +190,7 @@ class _Run:
 
     def __init__(self, model, data, recipe, workdir, strategy):
         self.data, self.recipe, self.workdir, self.strategy = data, recipe, workdir, strategy
-        self.chief = _is_chief(strategy)
+        self.chief = is_chief(strategy)
         self.user_model = model if isinstance(model, keras.Model) else None
         keras.utils.set_random_seed(recipe.seed)
         self.model = _place(model, recipe, strategy)
