@@ -35,7 +35,6 @@ def main(argv=None):
         )
         return USAGE
     command = COMMANDS[name]
-    _import_quietly()
     values = flags.FlagValues()
     flags.DEFINE_integer("verbosity", 0, "1 shows log lines and tracebacks.", flag_values=values)
     command.define(values)
@@ -58,20 +57,6 @@ def main(argv=None):
             raise
         print(f"effv2 {name}: {_sentence(error)}", file=sys.stderr)
         return FAILED
-
-
-def _import_quietly():
-    """Imports Keras without what its backend's libraries print on stderr before logging is set up."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        import keras  # noqa: F401
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
 
 
 def _sentence(error):

@@ -658,8 +658,11 @@ class _Run:
 
     def _write_results(self):
         temporary = self.workdir / f".{os.getpid()}.keras"
+        # a copy that is not compiled: the optimizer's state is the checkpoints' business
+        model = type(self.model).from_config(self.model.get_config())
+        model.set_weights(self.model.get_weights())
         try:
-            self.model.save(temporary)
+            model.save(temporary)
             os.replace(temporary, self.workdir / "model.keras")
         finally:
             temporary.unlink(missing_ok=True)
