@@ -36,7 +36,9 @@ def main(argv=None):
         return USAGE
     command = COMMANDS[name]
     values = flags.FlagValues()
-    flags.DEFINE_integer("verbosity", 0, "1 shows log lines and tracebacks.", flag_values=values)
+    flags.DEFINE_integer(
+        "verbosity", 0, "-1: warnings only; 1: tracebacks too.", flag_values=values
+    )
     command.define(values)
     if any(text in ("-h", "--help", "-help") for text in rest):
         print(_help(name, command, values))
@@ -44,7 +46,7 @@ def main(argv=None):
     try:
         rest = [re.sub(r"^--?recipe\.", f"--{_RECIPE_FLAG}=", text) for text in rest]
         positional = values(["effv2", *rest])[1:]
-        logging.set_verbosity(logging.INFO if values.verbosity else logging.WARNING)
+        logging.set_verbosity(values.verbosity)
         return command.run(values, positional) or DONE
     except (flags.Error, UsageError) as error:
         print(f"effv2 {name}: {_sentence(error)} See effv2 {name} --help.", file=sys.stderr)
@@ -61,6 +63,8 @@ def main(argv=None):
 
 def _sentence(error):
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
