@@ -166,6 +166,7 @@ def equalize(image):
 
 
 def invert(image):
+    """Negative."""
     return 255 - image
 
 

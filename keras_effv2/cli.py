@@ -167,6 +167,11 @@ def _print(values, result, text):
 # --------------------------------------------------------------------------------------- models
 
 
+def _define_models(values):
+    formats = ["text", "markdown", "json"]
+    flags.DEFINE_enum("format", "text", formats, "How the list is printed.", flag_values=values)
+
+
 def _models(values, _):
     from keras_effv2 import list_models, list_weights, model_info
 
@@ -182,6 +187,9 @@ def _models(values, _):
                 "weights": {row.tag: row.pixels for row in list_weights(name)},
             }
         )
+    if values.format == "markdown":
+        print(_models_table(rows))
+        return
     lines = [
         f"{'model':<17} {'parameters':>13} {'pixels':>6} {'GMACs':>7}  weights (pixel contract)"
     ]
@@ -192,6 +200,20 @@ def _models(values, _):
             f"{row['macs'] / 1e9:>7.2f}  {tags}"
         )
     _print(values, rows, "\n".join(lines))
+
+
+def _models_table(rows):
+    lines = [
+        "| model | parameters | image size | GMACs | weights |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        tags = ", ".join(f"`{tag}`" for tag in row["weights"]) or "none released"
+        lines.append(
+            f"| {row['name']} | {row['parameters']:,} | {row['image_size']} "
+            f"| {row['macs'] / 1e9:.2f} | {tags} |"
+        )
+    return "\n".join(lines)
 
 
 # -------------------------------------------------------------------------------------- predict
@@ -693,7 +715,7 @@ def _doctor(values, _):
 
 COMMANDS = {
     "models": Command(
-        "List models, their sizes, weights and pixels.", "[--format=json]", _define_format, _models
+        "List models, their sizes, weights and pixels.", "[--format=json]", _define_models, _models
     ),
     "predict": Command(
         "Name what is on pictures.", "PICTURE|FOLDER|GLOB|- ... [FLAGS]", _define_predict, _predict

@@ -54,7 +54,7 @@ def test_solved_head_is_logistic_regression(classes, tiny_effnet):
     )
     model = tiny_effnet(classes=classes, input_shape=(32, 32, 3))
     score = finetuning.fit_head(model, split, 32)
-    assert score > 1.5 / classes
+    assert score >= 1.5 / classes
     inputs = split.pictures.astype("float32")
     body = keras.Model(model.input, model.get_layer("predictions").input)
     features = body.predict(inputs, verbose=0)
