@@ -6,6 +6,7 @@ import math
 import keras
 from keras import ops
 
+from keras_effv2 import progressive
 from keras_effv2.layers import PACKAGE
 from keras_effv2.progressive import Phase, check, ramp
 
@@ -380,6 +381,18 @@ def get(name, model="EfficientNetV2S"):
     if recipe is None:
         raise ValueError(f"No recipe {name!r} was published for {model}.")
     return dataclasses.replace(recipe, name=name)
+
+
+def augment_of(recipe, phase):
+    """The `Augment` of a phase of a recipe."""
+    return progressive.augment_of(
+        phase,
+        crop_area=recipe.crop_area,
+        flip=recipe.flip,
+        layers=recipe.layers,
+        erasing=recipe.erasing,
+        cutout=recipe.cutout,
+    )
 
 
 # -------------------------------------------------------------------- optimizers and schedules
