@@ -222,7 +222,12 @@ class ProgressiveLearning(keras.callbacks.Callback):
             batch_size: Images a step, for phases that do not schedule it.
 
         Returns:
-            A `tf.data.Dataset` of images uint8 and one-hot labels.
+            A `tf.data.Dataset` of images uint8 and one-hot labels, for `fit(..., shuffle=False)`:
+            the order of an epoch is in it.
+
+        Raises:
+            ValueError: If the phases' batch sizes make epochs of different numbers of steps:
+                `fit` would cut all epochs to the first one's. `keras_effv2.train` does not.
         """
         import numpy as np
         import tensorflow as tf
@@ -235,6 +240,14 @@ class ProgressiveLearning(keras.callbacks.Callback):
             names = [str(i) for i in range(int(np.max(labels)) + 1)]
             split = Split(names, labels, np.asarray(images, "uint8"))
         self._has_data = True
+        sizes = {phase.batch_size or batch_size for phase in self.phases}
+        steps = {split.steps(size) for size in sizes}
+        if len(steps) > 1:
+            raise ValueError(
+                f"Batches of {', '.join(map(str, sorted(sizes)))} make epochs of "
+                f"{', '.join(map(str, sorted(steps)))} steps, and `fit` makes as many in every "
+                "epoch. Use keras_effv2.train, or one batch size."
+            )
 
         def epoch():
             phase = phase_at(self.phases, self.epoch)
@@ -248,15 +261,15 @@ class ProgressiveLearning(keras.callbacks.Callback):
                 )
             )
 
-        sizes = {phase.batch_size or batch_size for phase in self.phases}
         batch = sizes.pop() if len(sizes) == 1 else None
-        return tf.data.Dataset.from_generator(
+        batches = tf.data.Dataset.from_generator(
             epoch,
             output_signature=(
                 tf.TensorSpec((batch, None, None, 3), tf.uint8),
                 tf.TensorSpec((batch, len(split.class_names)), tf.float32),
             ),
         )
+        return batches.apply(tf.data.experimental.assert_cardinality(steps.pop()))
 
     def on_train_begin(self, logs=None):
         scheduled = [
