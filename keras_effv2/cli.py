@@ -345,7 +345,7 @@ def _define_train(values):
 
 def _train(values, _):
     import keras_effv2 as kev
-    from keras_effv2 import augment, training
+    from keras_effv2 import augment, progressive, recipes, training
 
     if not values.workdir and not values.preview:
         raise UsageError("--workdir is missing")
@@ -354,7 +354,9 @@ def _train(values, _):
     strategy = "one" if values.preview else training.make_strategy(values.strategy, values.tpu)
     data = _data(values)
     if values.preview:
-        augment.preview(data.train, recipe.phases, values.preview)
+        phases = recipe.phases or (progressive.Phase(0, recipe.epochs),)
+        settings = recipes.augment_of(recipe, phases[0])
+        augment.preview(data.train, phases, values.preview, augment=settings)
         _print(values, {"preview": values.preview}, f"wrote {values.preview}")
         return DONE
     classes = len(data.class_names)

@@ -555,14 +555,7 @@ class _Run:
 
     def _train_batches(self, phase, size, batch, skip):
         recipe, static = self.recipe, _is_tpu(self.strategy)
-        settings = progressive.augment_of(
-            phase,
-            crop_area=recipe.crop_area,
-            flip=recipe.flip,
-            layers=recipe.layers,
-            erasing=recipe.erasing,
-            cutout=recipe.cutout,
-        )
+        settings = recipes.augment_of(recipe, phase)
 
         def batches(context):
             own = self.data.train.train_batches(
