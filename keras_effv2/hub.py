@@ -44,6 +44,8 @@ class HubLayer(keras.layers.Layer):
         model = keras.Sequential([keras.Input((None, None, 3)), layer, keras.layers.Dense(5)])
     """
 
+    takes_hub_images = True  # [0, 1]; exporters ask
+
     def __init__(self, handle, trainable=False, *, sha256=None, trust=False, **kwargs):
         super().__init__(trainable=trainable, **kwargs)
         self.handle = os.fspath(handle)
@@ -60,7 +62,6 @@ class HubLayer(keras.layers.Layer):
                 f"{self.handle} is not a reusable SavedModel: it cannot be called. Export it with "
                 "keras_effv2.export_hub, or use keras.layers.TFSMLayer for its signatures."
             )
-        # a tuple of a tuple: Keras and TensorFlow are not to track what is inside
         self._loaded = _Hidden(loaded)
         learned = {id(v) for v in loaded.trainable_variables}
         for variable in loaded.variables:
@@ -76,8 +77,13 @@ class HubLayer(keras.layers.Layer):
         )
         self._track_variable(weight)
 
+    @property
+    def module(self):
+        """The loaded SavedModel."""
+        return self._loaded.value
+
     def call(self, inputs, training=None):
-        function = self._loaded.value
+        function = self.module
         training = bool(training) and self.trainable
         inputs = tf.cast(inputs, tf.float32)
         if self.trainable:
@@ -87,7 +93,7 @@ class HubLayer(keras.layers.Layer):
 
     def compute_output_spec(self, inputs, training=None):
         shape = [None if side is None else side for side in inputs.shape]
-        traced = tf.function(lambda x: self._loaded.value(x, training=False))
+        traced = tf.function(lambda x: self.module(x, training=False))
         output = traced.get_concrete_function(tf.TensorSpec(shape, tf.float32)).structured_outputs
         return keras.KerasTensor((shape[0], *output.shape[1:]), dtype="float32")
 

@@ -409,6 +409,8 @@ class Pixels(keras.layers.Layer):
         resize: `"bilinear"` or `"bicubic"`.
         activation: Activation the head was trained with, `"softmax"` or `"sigmoid"`.
         class_names: Optional list of the outputs' names.
+        features: Optional dictionary from `reduction_1` .. to the names of the layers that give
+            these feature maps.
     """
 
     def __init__(
@@ -420,6 +422,7 @@ class Pixels(keras.layers.Layer):
         resize="bilinear",
         activation="softmax",
         class_names=None,
+        features=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -430,6 +433,7 @@ class Pixels(keras.layers.Layer):
         self.resize = resize
         self.activation = activation
         self.class_names = tuple(class_names) if class_names else None
+        self.features = dict(features or {})
         self.supports_masking = True
         self.autocast = False  # bfloat16 cannot tell 254 from 255
 
@@ -458,7 +462,7 @@ class Pixels(keras.layers.Layer):
         }
 
     def get_config(self):
-        return {**super().get_config(), **self.contract()}
+        return {**super().get_config(), **self.contract(), "features": dict(self.features)}
 
     def save_own_variables(self, store):
         store["contract"] = np.frombuffer(json.dumps(self.contract()).encode(), np.uint8)
