@@ -58,6 +58,7 @@ def train(
     callbacks=(),
     tpu="local",
     steps_per_call=None,
+    jit_compile=False,
     rollback=False,
     progress=True,
 ):
@@ -75,6 +76,8 @@ def train(
         callbacks: Keras callbacks.
         tpu: Name of the TPU for the resolver.
         steps_per_call: Steps that one call of the compiled function makes; default 1, on TPU 50.
+        jit_compile: Whether XLA compiles the step, once for each image size; on one device only
+            (a TPU always compiles).
         rollback: After a loss that is not finite: whether to go back to the last good checkpoint
             and leave out the step that broke, up to three times, instead of raising.
         progress: Whether to show a progress bar on stderr.
@@ -91,7 +94,8 @@ def train(
     """
     strategy = make_strategy(strategy, tpu)
     with checkpoints.locked(workdir) if _is_chief(strategy) else contextlib.nullcontext():
-        run = _Run(model, data, recipe, pathlib.Path(workdir), strategy, steps_per_call)
+        run = _Run(model, data, recipe, pathlib.Path(workdir), strategy)
+        run.configure(steps_per_call, jit_compile)
         return run.train(callbacks, rollback, progress)
 
 
@@ -104,6 +108,14 @@ def make_strategy(name, tpu="local"):
         return name
     if name not in STRATEGIES:
         raise ValueError(f"`strategy` is one of {', '.join(STRATEGIES)}. Received: {name!r}.")
+    if name == "multiworker":
+        try:  # before anything else asks TensorFlow for its devices
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"The workers cannot be joined: {error}. Make the strategy before anything else "
+                "uses TensorFlow: strategy = make_strategy('multiworker')."
+            ) from error
     gpus = tf.config.list_logical_devices("GPU")
     if name == "auto":
         name = "mirrored" if len(gpus) > 1 else "one"
@@ -112,13 +124,11 @@ def make_strategy(name, tpu="local"):
     if name == "mirrored":
         devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
         return tf.distribute.MirroredStrategy(devices)
-    if name == "multiworker":
-        return tf.distribute.MultiWorkerMirroredStrategy()
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, OSError, ValueError, RuntimeError) as error:
         raise RuntimeError(
             f"The TPU {tpu!r} cannot be used: {str(error).splitlines()[0]} TPUs need the package "
             "tensorflow-tpu (up to 2.20) on a TPU machine."
@@ -177,7 +187,7 @@ def _policy(name):
 class _Run:
     """One training run: what lives as long as the loop."""
 
-    def __init__(self, model, data, recipe, workdir, strategy, steps_per_call):
+    def __init__(self, model, data, recipe, workdir, strategy):
         self.data, self.recipe, self.workdir, self.strategy = data, recipe, workdir, strategy
         self.chief = _is_chief(strategy)
         self.user_model = model if isinstance(model, keras.Model) else None
@@ -187,8 +197,7 @@ class _Run:
         self.default_size = self._default_size()
         self._check()
         self.replicas = strategy.num_replicas_in_sync
-        self.steps_per_call = steps_per_call or (50 if _is_tpu(strategy) else 1)
-        self.traces, self.compiled = 0, {}
+        self.traces = 0
         with strategy.scope():
             self.logits = layers.logits_of(self.model)
             progressive.prepare(self.model, self.phases)
@@ -204,6 +213,15 @@ class _Run:
         self.step, self.epoch, self.epoch_step = 0, 0, 0
         self.sums = np.zeros(3)  # loss, hits, pictures of the epoch so far
         self.history, self.left_out = [], []
+
+    def configure(self, steps_per_call, jit_compile):
+        """Says how the step is compiled."""
+        if jit_compile and self.replicas > 1:
+            raise ValueError(
+                f"`jit_compile` works on one device; this strategy has {self.replicas} replicas."
+            )
+        self.steps_per_call = steps_per_call or (50 if _is_tpu(self.strategy) else 1)
+        self.jit_compile = jit_compile
 
     def _default_size(self):
         pixels = layers.find_pixels(self.model)
@@ -243,7 +261,7 @@ class _Run:
 
     # ---- the compiled step
 
-    def _make_step(self):
+    def _make_steps(self):
         recipe, model, optimizer, strategy = self.recipe, self.model, self.optimizer, self.strategy
         decayed = [v for v in model.trainable_variables if recipes.is_decayed(v)]
         l2 = recipe.weight_decay if recipe.optimizer == "rmsprop" else 0.0
@@ -251,7 +269,7 @@ class _Run:
         def replica_step(images, labels):
             with tf.GradientTape() as tape:
                 logits = tf.cast(self.logits(images, training=True), tf.float32)
-                losses = _cross_entropy(labels, logits, recipe)
+                losses = cross_entropy(labels, logits, recipe)
                 # over the global batch: gradients of the replicas add up to the whole's
                 loss = tf.reduce_mean(losses) / self.replicas
                 extra = tf.add_n(model.losses) if model.losses else 0.0
@@ -274,6 +292,9 @@ class _Run:
                 ]
             )
 
+        if self.jit_compile:
+            replica_step = tf.function(replica_step, jit_compile=True)
+
         def step(images, labels):
             self.traces += 1  # runs while tracing only
             before = tf.convert_to_tensor(optimizer.iterations.value)
@@ -282,15 +303,15 @@ class _Run:
                 self._update_ema(before)
             return strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
-        return step
+        def steps(iterator, count):
+            sums = step(*next(iterator))
+            if self.steps_per_call > 1:
+                for _ in tf.range(count - 1):
+                    sums += step(*next(iterator))
+            return sums
 
-    def _compiled(self, step, dataset):
-        """The compiled step for the batches of a data set; one for all image sizes but on TPU."""
-        signature = dataset.element_spec
-        key = (step, str(signature))
-        if key not in self.compiled:
-            self.compiled[key] = tf.function(step, input_signature=signature)
-        return self.compiled[key]
+        # an iterator of batches of unknown image size: one trace serves all phases but on TPU
+        return tf.function(steps)
 
     def _clipped(self, gradients):
         """Clips the global gradient; Keras would clip each replica's share.
@@ -322,24 +343,23 @@ class _Run:
         batch = max(self.replicas, min(64, len(split)) // self.replicas * self.replicas)
 
         def batches(context):
-            return split.eval_batches(
+            own = split.eval_batches(
                 image_size=image_size,
-                batch_size=batch // context.num_replicas_in_sync,
+                batch_size=batch // context.num_input_pipelines,
                 shard=(context.input_pipeline_id, context.num_input_pipelines),
                 crop=self.recipe.crop,
-            ).map(_loosen)
+            )
+            return _per_replica(own, batch, context)
 
         totals = np.zeros(3)
-        dataset = self.strategy.distribute_datasets_from_function(batches)
-        step = self._compiled(self.eval_step, dataset)
-        for part in dataset:
-            totals += step(*part).numpy()
+        for part in self.strategy.distribute_datasets_from_function(batches):
+            totals += self.eval_step(*part).numpy()
         return totals[0] / totals[2], totals[1] / totals[2]
 
     def _make_eval_step(self):
         def replica_step(images, labels, mask):
             logits = tf.cast(self.logits(images, training=False), tf.float32)
-            losses = _cross_entropy(labels, logits, self.recipe) * mask
+            losses = cross_entropy(labels, logits, self.recipe) * mask
             hits = tf.cast(tf.argmax(logits, 1) == tf.argmax(labels, 1), tf.float32) * mask
             return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(hits), tf.reduce_sum(mask)])
 
@@ -347,7 +367,7 @@ class _Run:
             sums = self.strategy.run(replica_step, args=batch)
             return self.strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
-        return step
+        return tf.function(step)
 
     # ---- state
 
@@ -433,11 +453,13 @@ class _Run:
         resumed_from = self.step
         if resumed_from:
             logging.info("Resuming %s at step %d.", self.workdir, resumed_from)
-        self.train_step, self.eval_step = self._make_step(), self._make_eval_step()
+        self.train_steps, self.eval_step = self._make_steps(), self._make_eval_step()
         log = keras.callbacks.CallbackList(
             [*callbacks], model=self.model, epochs=self.recipe.epochs, verbose=0
         )
         self.model.stop_training = False
+        if rollback and not resumed_from:
+            self.save()  # the first epoch can break too
         rollbacks = 0
         with _Terminator() as terminator, self._tensorboard() as board:
             log.on_train_begin()
@@ -449,8 +471,9 @@ class _Run:
                     if not rollback or rollbacks > 3:
                         raise
                     broken = self.step
+                    left_out = self.left_out + [[self.epoch, i] for i in self.last_call]
                     self.restore()
-                    self.left_out.append([self.epoch, broken - self.step + self.epoch_step])
+                    self.left_out = left_out
                     logging.warning("Rolled back from step %d to step %d.", broken, self.step)
             log.on_train_end()
         return self._finish(resumed_from)
@@ -463,16 +486,17 @@ class _Run:
         log.on_epoch_begin(self.epoch)
         bar = _bar(self, phase, steps, size) if progress and self.chief else None
         start, first = time.perf_counter(), self.epoch_step
-        dataset = self._train_batches(phase, size, batch, first)
-        step, iterator = self._compiled(self.train_step, dataset), iter(dataset)
+        iterator = iter(self._train_batches(phase, size, batch, first))
         while self.epoch_step < steps:
-            images, labels = next(iterator)
             if [self.epoch, self.epoch_step] in self.left_out:
+                next(iterator)
                 self.epoch_step += 1
                 continue
+            count = self._steps_of_call(steps)
+            self.last_call = range(self.epoch_step, self.epoch_step + count)
             log.on_train_batch_begin(self.epoch_step)
-            sums = step(images, labels).numpy()
-            self.step, self.epoch_step = self.step + 1, self.epoch_step + 1
+            sums = self.train_steps(iterator, tf.constant(count)).numpy()
+            self.step, self.epoch_step = self.step + count, self.epoch_step + count
             if not np.isfinite(sums[0]):
                 self._raise_not_finite(phase)
             self.sums += sums
@@ -480,7 +504,7 @@ class _Run:
             log.on_train_batch_end(self.epoch_step - 1, logs)
             if bar:
                 bar.set_postfix(loss=f"{logs['loss']:.3f}", top1=f"{logs['accuracy']:.3f}")
-                bar.update()
+                bar.update(count)
             every = self.recipe.checkpoint_steps
             if terminator.asked or (every and self.step % every == 0 and self.epoch_step < steps):
                 self.save()
@@ -515,6 +539,15 @@ class _Run:
         if terminator.asked:
             raise SystemExit(TERMINATED)
 
+    def _steps_of_call(self, steps):
+        """Steps that the next call makes: up to the next thing that is done between calls."""
+        stops = [steps, self.epoch_step + self.steps_per_call]
+        stops += [i for epoch, i in self.left_out if epoch == self.epoch and i > self.epoch_step]
+        if self.recipe.checkpoint_steps:
+            since = self.step % self.recipe.checkpoint_steps
+            stops.append(self.epoch_step + self.recipe.checkpoint_steps - since)
+        return min(stops) - self.epoch_step
+
     def _eval_size(self):
         """The size of the last phase: epochs are to be compared with each other."""
         return self.phases[-1].image_size or self.default_size
@@ -531,19 +564,16 @@ class _Run:
         )
 
         def batches(context):
-            local = context.num_replicas_in_sync // context.num_input_pipelines
-            per_replica = batch // context.num_replicas_in_sync
             own = self.data.train.train_batches(
                 image_size=size,
-                batch_size=per_replica * local,
+                batch_size=batch // context.num_input_pipelines,
                 seed=recipe.seed,
                 epoch=self.epoch,
                 skip=skip,
                 augment=settings,
                 shard=(context.input_pipeline_id, context.num_input_pipelines),
             )
-            if local > 1:
-                own = own.unbatch().batch(per_replica, drop_remainder=True)
+            own = _per_replica(own, batch, context)
             # on TPU every size is compiled for itself; elsewhere one trace serves all
             return own if static else own.map(_loosen)
 
@@ -654,7 +684,7 @@ class _Run:
 _FLOAT16_SCALE = 1024.0
 
 
-def _cross_entropy(labels, logits, recipe):
+def cross_entropy(labels, logits, recipe):
     """Loss of every picture, float32 `(batch,)`."""
     classes = tf.cast(tf.shape(labels)[-1], tf.float32)
     if recipe.loss == "sigmoid":
@@ -665,6 +695,14 @@ def _cross_entropy(labels, logits, recipe):
     labels = labels / tf.maximum(tf.reduce_sum(labels, -1, keepdims=True), 1e-6)
     smooth = labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / classes
     return tf.nn.softmax_cross_entropy_with_logits(smooth, logits)
+
+
+def _per_replica(batches, batch, context):
+    """Cuts the batches of an input pipeline for the replicas that it feeds."""
+    if context.num_replicas_in_sync == context.num_input_pipelines:
+        return batches
+    share = batch // context.num_replicas_in_sync
+    return batches.unbatch().batch(share, drop_remainder=True).prefetch(2)
 
 
 def _loosen(images, *rest):

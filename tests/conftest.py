@@ -6,9 +6,17 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
+from keras_effv2 import data, layers, training  # noqa: E402
 from keras_effv2.models import coatnet, efficientnet_v2  # noqa: E402
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+)
 
 
 def tiny_efficientnet_row(**changes):
@@ -59,6 +67,52 @@ def tiny_coatnet():
         return coatnet.build(tiny_coatnet_row(), **{"weights": None, "classes": 10, **arguments})
 
     return make
+
+
+def tiny_data(count=48, validation=10):
+    """Noise in one of three colours, or in none."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 120, (count + validation, 32, 32, 3), dtype="uint8")
+    labels = np.arange(count + validation) % 4
+    for channel in range(3):
+        pictures[labels == channel, ..., channel] += 120
+    names = ("red", "green", "blue", "grey")
+    splits = (
+        data.Split(names, labels[part], pictures[part])
+        for part in (slice(count), slice(count, None))
+    )
+    return data.Data("colours", names, *splits)
+
+
+def build_convnet():
+    """Two convolutions, for tests that are not about our networks."""
+    inputs = keras.Input((None, None, 3))
+    x = layers.Pixels("127.5")(inputs)
+    for width in (8, 16):
+        x = keras.layers.Conv2D(width, 3, strides=2, use_bias=False)(x)
+        x = keras.layers.Activation("relu")(layers.BatchNormalization()(x))
+    x = layers.DropPath(0.0)(x)
+    x = layers.Dropout(0.0)(keras.layers.GlobalAveragePooling2D()(x))
+    outputs = keras.layers.Dense(4, activation="softmax", dtype="float32", name="predictions")(x)
+    return keras.Model(inputs, outputs)
+
+
+def mirrored(replicas):
+    """A strategy over the first logical CPUs; its reductions do not disturb later strategies."""
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(replicas)],
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
+
+
+@pytest.fixture
+def quiet_train(tmp_path):
+    """`train` without a progress bar, by default in a fresh workdir."""
+
+    def run(model, data, recipe, workdir=tmp_path / "run", strategy="one", **options):
+        return training.train(model, data, recipe, workdir, strategy, progress=False, **options)
+
+    return run
 
 
 def shared_data():

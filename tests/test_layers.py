@@ -70,7 +70,9 @@ def test_compiled_step_obeys_a_varied_rate():
     x = tf.ones((200, 200))
     for rate in (0.0, 0.5, 0.2):
         layer.rate = rate
-        assert float(tf.reduce_mean(tf.cast(step(x) == 0, tf.float32))) == pytest.approx(rate, abs=0.02)
+        assert float(tf.reduce_mean(tf.cast(step(x) == 0, tf.float32))) == pytest.approx(
+            rate, abs=0.02
+        )
     assert len(traces) == 1
     assert layer.weights == [] and layer.get_config()["rate"] == pytest.approx(0.2)
 

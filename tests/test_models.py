@@ -79,7 +79,8 @@ def test_built_models_have_the_counts(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["EfficientNetV2S", "EfficientNetV2M", "EfficientNetV2L", "EfficientNetV2XL", "CoAtNet4"]
+    "name",
+    ["EfficientNetV2S", "EfficientNetV2M", "EfficientNetV2L", "EfficientNetV2XL", "CoAtNet4"],
 )
 def test_big_models_have_the_counts(name):
     model = getattr(kev, name)(weights=None)  # XL: at the default recursion limit
@@ -182,7 +183,9 @@ def test_ends_are_float32_under_mixed_precision(policy, tiny_coatnet):
     np.testing.assert_allclose(tf.reduce_sum(weights, -1), 1, atol=1e-6)
     # bfloat16 cannot tell 254 from 255; the difference has to be made in float32
     pixels = model.get_layer("pixels")
-    a, b = (float(tf.cast(pixels(tf.fill((1, 1, 1, 3), v)), tf.float32)[0, 0, 0, 0]) for v in (1.0, 2.0))
+    a, b = (
+        float(tf.cast(pixels(tf.fill((1, 1, 1, 3), v)), tf.float32)[0, 0, 0, 0]) for v in (1.0, 2.0)
+    )
     assert b - a == pytest.approx(1 / 128, rel=0.3)
 
 
@@ -272,7 +275,9 @@ def np_conv(x, kernel, stride, bias=0.0, depthwise=False):
     out = 0.0
     for i in range(k):
         for j in range(k):
-            part = x[:, i : i + (oh - 1) * stride + 1 : stride, j : j + (ow - 1) * stride + 1 : stride]
+            part = x[
+                :, i : i + (oh - 1) * stride + 1 : stride, j : j + (ow - 1) * stride + 1 : stride
+            ]
             out = out + (part * kernel[i, j, :, 0] if depthwise else part @ kernel[i, j])
     return out + bias
 
@@ -286,7 +291,10 @@ def np_attention(x, weights, heads):
     qkv_kernel, qkv_bias, table, out_kernel, out_bias = weights
     b, h, w, c = x.shape
     tokens = x.reshape(b, h * w, c)
-    q, k, v = (np.einsum("bnc,chd->bhnd", tokens, qkv_kernel[:, i]) + qkv_bias[i][None, :, None] for i in range(3))
+    q, k, v = (
+        np.einsum("bnc,chd->bhnd", tokens, qkv_kernel[:, i]) + qkv_bias[i][None, :, None]
+        for i in range(3)
+    )
     logits = np.einsum("bhnd,bhmd->bhnm", q, k) / np.sqrt(q.shape[-1])
     height, width = (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
     assert (height, width) == (h, w)
@@ -301,7 +309,9 @@ def np_attention(x, weights, heads):
 
 
 def np_coatnet(images, model, row):
-    w = {x.name: [v.numpy().astype("float64") for v in x.weights] for x in model.layers if x.weights}
+    w = {
+        x.name: [v.numpy().astype("float64") for v in x.weights] for x in model.layers if x.weights
+    }
     x = (images.astype("float64") - 128) / 128
     x = np_conv(x, w["stem_conv1"][0], 2, w["stem_conv1"][1])
     x = np_gelu(np_batch_norm(x, w["stem_bn"]))
@@ -311,7 +321,9 @@ def np_coatnet(images, model, row):
             n, stride = f"block{s}{'abc'[r]}_", stage.stride if r == 0 else 1
             shortcut = np_max_pool(x) if stride == 2 else x
             if n + "shortcut_conv" in w:
-                shortcut = np_conv(shortcut, *w[n + "shortcut_conv"][:1], 1, w[n + "shortcut_conv"][1])
+                shortcut = np_conv(
+                    shortcut, *w[n + "shortcut_conv"][:1], 1, w[n + "shortcut_conv"][1]
+                )
             if stage.block == "mbconv":
                 x = np_batch_norm(x, w[n + "pre_bn"])
                 x = np_conv(x, w[n + "expand_conv"][0], stride)

@@ -64,7 +64,16 @@ def pack(folder, path, extra=()):
 
 
 @pytest.mark.parametrize(
-    "form", ["weights.h5", "keras", "legacy.h5", "misnamed.weights.h5", "ckpt", "tgz", "no_names.weights.h5"]
+    "form",
+    [
+        "weights.h5",
+        "keras",
+        "legacy.h5",
+        "misnamed.weights.h5",
+        "ckpt",
+        "tgz",
+        "no_names.weights.h5",
+    ],
 )
 def test_every_format_loads(form, tiny_effnet, images, tmp_path):
     model = tiny_effnet()
@@ -114,7 +123,9 @@ def test_a_mismatch_lists_itself_and_changes_nothing(tiny_effnet, tmp_path):
     other = tiny_effnet(classes=4)
     before = other.get_weights()
     checkpoint = weights.read(str(tmp_path / "a.weights.h5"))
-    with pytest.raises(ValueError, match=r"stem_conv/kernel is \(3, 3, 3, 9\), wanted \(3, 3, 3, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"stem_conv/kernel is \(3, 3, 3, 9\), wanted \(3, 3, 3, 8\)"
+    ):
         weights.assign(other, checkpoint)
     for a, b in zip(before, other.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -126,12 +137,19 @@ def test_bias_tables_fit_another_size(tiny_coatnet, tmp_path):
     big = tiny_coatnet(input_shape=(96, 128, 3), weights=str(tmp_path / "c.weights.h5"))
     table = model.get_layer("block3a_attention").relative_bias.numpy()
     expected = tf.image.resize(table.transpose(1, 2, 0), (11, 15)).numpy().transpose(2, 0, 1)
-    np.testing.assert_allclose(big.get_layer("block3a_attention").relative_bias, expected, atol=1e-6)
+    np.testing.assert_allclose(
+        big.get_layer("block3a_attention").relative_bias, expected, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
     "content, words",
-    [(b"<html>not found", "no weights file"), (b"\x89HDF\r\n\x1a\nxx", "damaged"), (b"PKxx", "cut off"), (b"\x1f\x8bxx", "damaged")],
+    [
+        (b"<html>not found", "no weights file"),
+        (b"\x89HDF\r\n\x1a\nxx", "damaged"),
+        (b"PKxx", "cut off"),
+        (b"\x1f\x8bxx", "damaged"),
+    ],
 )
 def test_rubbish_files(content, words, tiny_effnet, tmp_path):
     path = tmp_path / "x.h5"
@@ -326,7 +344,9 @@ def test_real_weights_equal_keras_applications(shared):
     peer = keras.applications.EfficientNetV2B0(weights=None)
     peer.load_weights(path)
     files = sorted((shared / "flowers" / "val").rglob("*.jpg"))[::60]
-    batch = np.stack([imagenet.prepare(imagenet.read_image(f), 224, "automl", "bicubic") for f in files])
+    batch = np.stack(
+        [imagenet.prepare(imagenet.read_image(f), 224, "automl", "bicubic") for f in files]
+    )
     a, b = ours(batch).numpy(), peer(batch).numpy()
     np.testing.assert_allclose(a, b, atol=1e-5)
 

@@ -1,0 +1,160 @@
+"""Replicas and workers together do what one device does on the same global batch.
+
+Each test names what Keras 3's own `fit` gets wrong there.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import train_tiny
+from conftest import build_convnet, mirrored, tiny_data
+
+from keras_effv2 import checkpoints, layers, progressive, recipes, training
+
+SCRIPT = pathlib.Path(train_tiny.__file__)
+# float32 sums in another order, over 12 steps; Keras' per-replica clipping is off by 4e-3
+TOLERANCE = 2e-5
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The state after the tiny network's run on one device."""
+    return run_alone(train_tiny.build_plain, tmp_path_factory.mktemp("alone"))
+
+
+def run_alone(build, workdir):
+    training.train(build, tiny_data(), train_tiny.PLAINEST, workdir, "one", progress=False)
+    return state(workdir)
+
+
+def state(workdir):
+    arrays, meta = checkpoints.load_newest(workdir / "checkpoints")
+    return arrays, meta["history"]
+
+
+def assert_as(alone, workdir):
+    (arrays, history), (expected, expected_history) = state(workdir), alone
+    assert set(arrays) == set(expected)
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, expected[name], atol=TOLERANCE, rtol=1e-4, err_msg=name)
+    for row, other in zip(history, expected_history, strict=True):
+        for key in ("loss", "accuracy", "val_loss", "val_accuracy", "steps"):
+            assert row[key] == pytest.approx(other[key], rel=1e-4), key
+
+
+def test_two_replicas(alone, quiet_train, tmp_path):
+    """Clipped gradients, BatchNorm statistics, averages, metrics; ten pictures to evaluate."""
+    quiet_train(train_tiny.build_plain, tiny_data(), train_tiny.PLAINEST, strategy=mirrored(2))
+    assert_as(alone, tmp_path / "run")
+
+
+def test_four_replicas(quiet_train, tmp_path):
+    quiet_train(build_convnet, tiny_data(), train_tiny.PLAINEST, strategy=mirrored(4))
+    assert_as(run_alone(build_convnet, tmp_path / "alone"), tmp_path / "run")
+
+
+def test_two_workers(alone, tmp_path):
+    """Keras' fit crashes with MultiWorkerMirroredStrategy."""
+    ports = [free_port(), free_port()]
+    workers = [f"127.0.0.1:{port}" for port in ports]
+    processes = []
+    for index in range(2):
+        task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(SCRIPT.parents[1]),
+            "TF_CONFIG": json.dumps(task),
+        }
+        command = [sys.executable, SCRIPT, tmp_path, "--strategy=multiworker", "--plain"]
+        processes.append(
+            subprocess.Popen(
+                command,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert_as(alone, tmp_path)
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def test_replicas_draw_their_own_masks():
+    """Keras mirrors the seed, so its replicas drop the same units."""
+    strategy = mirrored(2)
+    with strategy.scope():
+        layer = layers.Dropout(0.5, seed=1)
+        layer(tf.ones((1, 4)))
+        theirs = keras.layers.Dropout(0.5, seed=1)
+
+    def masks(layer):
+        run = tf.function(lambda: strategy.run(lambda: layer(tf.ones((1, 256)), training=True)))
+        return [value.numpy() for value in strategy.experimental_local_results(run())]
+
+    one, other = masks(layer)
+    # independent masks of 256 units agree in half of them; 6 standard deviations are 48
+    assert abs(np.sum(one == other) - 128) < 48
+    first, second = masks(layer)
+    assert not np.array_equal(one, first) and not np.array_equal(other, second)
+    np.testing.assert_array_equal(*masks(theirs))  # why our layer exists
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_every_picture_is_evaluated_once(replicas, quiet_train):
+    """Eleven pictures on two replicas; a classifier that is always right on four of them."""
+    data = tiny_data(validation=11)
+    inputs = keras.Input((None, None, 3))
+    means = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    outputs = keras.layers.Dense(4, activation="softmax", name="predictions", trainable=False)(
+        means
+    )
+    model = keras.Model(inputs, outputs)
+    kernel = np.float32([[9, -9, -9, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    model.get_layer("predictions").set_weights([kernel, np.float32([-5, 0, -9, -9])])
+    recipe = recipes.Recipe("frozen", "tests", 1, 8, 1e-3, optimizer="sgd")
+    result = quiet_train(model, data, recipe, strategy=mirrored(replicas))
+    split = data.validation
+    means = split.pictures.astype("float64").mean((1, 2)) / 255
+    logits = means @ kernel + [-5, 0, -9, -9]
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    row = result.history[-1]
+    expected = -logs[np.arange(11), split.labels].mean()
+    assert row["val_loss"] == pytest.approx(expected, rel=1e-4)
+    assert row["val_accuracy"] == pytest.approx((logits.argmax(1) == split.labels).mean())
+
+
+def test_tpu_code_as_far_as_a_cpu_goes(monkeypatch, quiet_train, tmp_path):
+    """Static batches, one trace an image size, many steps a call, a step that XLA compiles."""
+    phases = progressive.ramp(2, 2, image_size=(32, 48))
+    recipe = dataclasses.replace(train_tiny.PLAINEST, phases=phases)
+    expected = quiet_train(build_convnet, tiny_data(), recipe)
+    monkeypatch.setattr(training, "_is_tpu", lambda strategy: True)
+    monkeypatch.delattr(training, "_loosen")
+    workdir = tmp_path / "static"
+    result = quiet_train(build_convnet, tiny_data(), recipe, workdir, jit_compile=True)
+    assert result.traces == 4  # two sizes, each before and within the loop of steps
+    for row, other in zip(result.history, expected.history, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
+
+
+def test_no_tpu(quiet_train):
+    with pytest.raises(RuntimeError, match="The TPU 'nobody' cannot be used: .* tensorflow-tpu"):
+        quiet_train(
+            train_tiny.build_plain, tiny_data(), train_tiny.PLAINEST, strategy="tpu", tpu="nobody"
+        )

@@ -1,0 +1,81 @@
+"""A run that is killed, starved or damaged ends as the run that was left alone."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import train_tiny
+
+from keras_effv2 import checkpoints
+
+SCRIPT = pathlib.Path(train_tiny.__file__)
+STEPS = 4 * train_tiny.STEPS
+
+
+def run(workdir, *flags):
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    return subprocess.run(
+        [sys.executable, SCRIPT, workdir, *flags], env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    done = run(workdir)
+    assert done.returncode == 0, done.stderr
+    return state(workdir)
+
+
+def state(workdir):
+    arrays, meta = checkpoints.load_newest(workdir / "checkpoints")
+    return arrays, meta["history"]
+
+
+def assert_as(undisturbed, workdir):
+    """Weights, averages, slots and random states are the same to the last bit."""
+    (arrays, history), (expected, expected_history) = state(workdir), undisturbed
+    assert history[-1]["steps"] == expected_history[-1]["steps"] == STEPS
+    assert set(arrays) == set(expected)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+    for row, other in zip(history, expected_history, strict=True):
+        assert row["loss"] == other["loss"] and row["val_loss"] == other["val_loss"]
+    assert (workdir / "model.keras").exists()
+
+
+@pytest.mark.parametrize(
+    "deaths",
+    [
+        pytest.param(["9:SIGTERM", "16:SIGKILL"], id="within a phase, twice"),
+        pytest.param(["12:SIGKILL", "write:4:SIGKILL"], id="at the boundary, then while writing"),
+    ],
+)
+def test_killed(deaths, undisturbed, tmp_path):
+    for death in deaths:
+        died = run(tmp_path, f"--die={death}")
+        expected = 143 if "SIGTERM" in death else -9
+        assert died.returncode == expected, died.stderr
+        assert not (tmp_path / "model.keras").exists()
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_as(undisturbed, tmp_path)
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_torn_checkpoint_and_full_disk(undisturbed, tmp_path):
+    died = run(tmp_path, "--die=15:SIGTERM")
+    assert died.returncode == 143, died.stderr
+    newest = sorted((tmp_path / "checkpoints").glob("step-*"))[-1]
+    assert newest.name == "step-000000015.ckpt"
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    starved = run(tmp_path, "--room=20000")
+    assert starved.returncode == 1
+    assert "step-000000015.ckpt is torn" in starved.stderr
+    assert "Make room and run the same command again" in starved.stderr.splitlines()[-1]
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_as(undisturbed, tmp_path)

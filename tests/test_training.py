@@ -1,0 +1,315 @@
+"""The trainer on one device: phases, traces, effective rates, exactness, refusals."""
+
+import csv
+import dataclasses
+import json
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import train_tiny
+from conftest import build_convnet, mirrored, tiny_data
+
+from keras_effv2 import checkpoints, layers, progressive, recipes, training
+
+STEPS = train_tiny.STEPS
+
+
+@keras.saving.register_keras_serializable("tests")
+class ShareOfZeros(keras.layers.Layer):
+    """Hands on its inputs and keeps count, within the compiled step, of how many are zero."""
+
+    def build(self, shape):
+        self.zeros = self.add_weight(name="zeros", initializer="zeros", trainable=False)
+        self.values = self.add_weight(name="values", initializer="zeros", trainable=False)
+
+    def call(self, x, training=False):
+        if training:
+            self.zeros.assign_add(tf.reduce_sum(tf.cast(x == 0, "float32")))
+            self.values.assign_add(tf.cast(tf.size(x), "float32"))
+        return x
+
+    def take(self):
+        share = float(self.zeros.numpy() / self.values.numpy())
+        self.zeros.assign(0.0)
+        self.values.assign(0.0)
+        return share
+
+
+def build_probe():
+    """Positive values go through DropPath and Dropout: every zero was dropped."""
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Rescaling(1 / 255, offset=0.1)(inputs)
+    x = ShareOfZeros(name="path")(layers.DropPath(0.1, seed=1)(x))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dense(
+        256, bias_initializer="ones", kernel_initializer="zeros", trainable=False
+    )(x)
+    x = ShareOfZeros(name="values")(layers.Dropout(0.1, seed=2)(x))
+    return keras.Model(inputs, keras.layers.Dense(4, activation="softmax", name="predictions")(x))
+
+
+class Watch(keras.callbacks.Callback):
+    """Notes the shares of zeros and the optimizer's state at the end of every epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        shares = [self.model.get_layer(name).take() for name in ("path", "values")]
+        self.rows.append((*shares, self.model.optimizer.iterations.numpy()))
+
+
+@pytest.mark.parametrize("strategy", ["one", "mirrored", "fit", "fit jit"])
+def test_the_compiled_step_obeys_every_phase(strategy, quiet_train):
+    """Rates are measured on what the step dropped, not read from an attribute."""
+    phases = progressive.ramp(6, 3, image_size=(16, 32), dropout=(0.1, 0.7), drop_path=(0.0, 0.5))
+    batch, watch = 16, Watch()
+    split = tiny_data(count=960).train
+    if strategy.startswith("fit"):
+        model = build_probe()
+        model.compile("adam", "categorical_crossentropy", jit_compile="jit" in strategy)
+        learning = progressive.ProgressiveLearning(phases)
+        model.fit(
+            learning.dataset(split, batch),
+            epochs=6,
+            callbacks=[learning, watch],
+            verbose=0,
+            shuffle=False,
+        )
+    else:
+        recipe = recipes.Recipe("probe", "tests", 6, batch, 1e-3, phases=phases, crop_area=(0.5, 1))
+        data = dataclasses.replace(tiny_data(), train=split, validation=None)
+        own = mirrored(2) if strategy == "mirrored" else "one"
+        result = quiet_train(build_probe, data, recipe, strategy=own, callbacks=[watch])
+        assert result.traces == 1
+        assert [row["image_size"] for row in result.history] == [16, 16, 24, 24, 32, 32]
+    for epoch, (path, values, iterations) in enumerate(watch.rows):
+        phase = progressive.phase_at(phases, epoch)
+        assert iterations == (epoch + 1) * 60
+        # 5 standard deviations of the share among 960 pictures, or 960 * 256 values
+        assert path == pytest.approx(phase.drop_path, abs=5 * (0.25 / 480) ** 0.5)
+        rest = phase.dropout
+        assert values == pytest.approx(rest, abs=0.01)
+
+
+def test_slots_live_through_boundaries_and_files_tell_all(quiet_train, tmp_path):
+    seen = []
+
+    class Slots(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            optimizer = self.model.optimizer
+            seen.append((int(optimizer.iterations), [id(v) for v in optimizer.variables]))
+
+    result = quiet_train(train_tiny.build, tiny_data(), train_tiny.PROGRESSIVE, callbacks=[Slots()])
+    assert result.traces == 1
+    assert [steps for steps, _ in seen] == [STEPS, 2 * STEPS, 3 * STEPS, 4 * STEPS]
+    assert all(slots == seen[0][1] for _, slots in seen)
+    run = tmp_path / "run"
+    with open(run / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image_size"] for row in rows] == ["32", "32", "48", "48"]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == 4 * STEPS and summary["epochs"] == 4
+    assert (run / "labels.txt").read_text().splitlines() == list(tiny_data().class_names)
+    assert (run / "history.png").read_bytes().startswith(b"\x89PNG")
+    assert list((run / "tensorboard").iterdir())
+    assert len(list((run / "checkpoints").iterdir())) == checkpoints.KEEP
+
+    # model.keras alone, with scikit-learn's count of its hits
+    model = keras.models.load_model(run / "model.keras")
+    pixels = layers.find_pixels(model)
+    assert pixels.class_names == tiny_data().class_names and pixels.image_size == 48
+    split = tiny_data().validation
+    pictures = tf.image.resize(split.pictures, (48, 48), antialias=True)
+    hits = model.predict(pictures, verbose=0).argmax(1) == split.labels
+    assert hits.mean() == pytest.approx(summary["val_accuracy"])
+
+    # a finished run is left as it is
+    again = quiet_train(train_tiny.build, tiny_data(), train_tiny.PROGRESSIVE)
+    assert again.resumed_from == again.steps == 4 * STEPS
+
+
+def test_relative_attention_goes_through_the_phases(tiny_coatnet, quiet_train):
+    phases = progressive.ramp(2, 2, image_size=(32, 64), multiple_of=32)
+    recipe = recipes.Recipe("tiny", "tests", 2, 8, 1e-3, phases=phases)
+    model = tiny_coatnet(classes=4, input_shape=(64, 64, 3))
+    tables = [v.numpy() for v in model.trainable_variables if "relative_bias" in v.path]
+    result = quiet_train(model, tiny_data(), recipe)
+    assert result.traces == 1 and [row["image_size"] for row in result.history] == [32, 64]
+    moved = [v.numpy() for v in model.trainable_variables if "relative_bias" in v.path]
+    assert moved and all(not np.array_equal(a, b) for a, b in zip(tables, moved, strict=True))
+
+
+def test_several_steps_a_call_are_the_same_steps(quiet_train, tmp_path):
+    recipe = recipes.Recipe("tiny", "tests", 2, 8, 1e-3, checkpoint_steps=5)
+    single = quiet_train(lambda: _dense(4), tiny_data(), recipe)
+    calls = []
+
+    class Calls(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            calls.append(int(self.model.optimizer.iterations))
+
+    many = quiet_train(
+        lambda: _dense(4),
+        tiny_data(),
+        recipe,
+        tmp_path / "many",
+        callbacks=[Calls()],
+        steps_per_call=4,
+    )
+    assert calls == [4, 5, 6, 10, 12]  # stops for checkpoints and ends of epochs
+    assert [row["loss"] for row in many.history] == pytest.approx(
+        [row["loss"] for row in single.history]
+    )
+    for one, other in zip(many.model.get_weights(), single.model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-7)
+
+
+def test_batch_size_may_be_scheduled(quiet_train):
+    phases = (
+        progressive.Phase(0, 1, image_size=32, batch_size=16),
+        progressive.Phase(1, 2, image_size=48, batch_size=8),
+    )
+    recipe = recipes.Recipe("tiny", "tests", 2, 16, 1e-3, phases=phases)
+    result = quiet_train(train_tiny.build, tiny_data(), recipe)
+    assert [row["steps"] for row in result.history] == [3, 9]
+
+
+class Poison(keras.callbacks.Callback):
+    """Makes a weight infinite before a step, once."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == self.step:
+            self.step = -1
+            kernel = self.model.trainable_variables[0]
+            kernel.assign(kernel * np.inf)
+
+
+def test_loss_that_is_not_finite(quiet_train, tmp_path):
+    recipe = recipes.Recipe("tiny", "tests", 3, 8, 1e-3)
+    with pytest.raises(FloatingPointError, match=r"step 9, epoch 1, phase .* checkpoint: step 6\."):
+        quiet_train(train_tiny.build, tiny_data(), recipe, callbacks=[Poison(8)])
+    result = quiet_train(
+        train_tiny.build,
+        tiny_data(),
+        recipe,
+        tmp_path / "rolled",
+        callbacks=[Poison(2)],
+        rollback=True,
+    )
+    summary = json.loads((tmp_path / "rolled" / "summary.json").read_text())
+    assert summary["steps_left_out"] == [[0, 2]]
+    assert result.steps == 3 * STEPS - 1 and np.isfinite(result.history[-1]["loss"])
+
+
+def test_refusals(quiet_train, tmp_path):
+    recipe, data = recipes.Recipe("tiny", "tests", 1, 8, 1e-3), tiny_data()
+
+    def refused(message, *, model=train_tiny.build, recipe=recipe, error=ValueError, **options):
+        with pytest.raises(error, match=message):
+            quiet_train(model, data, recipe, **options)
+
+    refused("7 outputs, colours has 4 classes", model=lambda: _dense(7))
+    refused("batch of 64 is larger than", recipe=dataclasses.replace(recipe, batch_size=64))
+    refused("does not divide into 2 replicas", strategy=mirrored(2), recipe=_of_batch(recipe, 7))
+    refused("`strategy` is one of", strategy="two")
+    refused("pass a function", model=_dense(4), strategy=_tpu_like())
+    with checkpoints.locked(tmp_path / "run"):
+        refused("Another process trains in", error=RuntimeError)
+    quiet_train(lambda: _dense(4), data, recipe)
+    changed = dataclasses.replace(recipe, learning_rate=2e-3)
+    refused("another recipe; changed: learning_rate: 0.001 -> 0.002", recipe=changed)
+    refused("of another model", model=lambda: _dense(4, hidden=3))
+
+
+def _dense(classes, hidden=0):
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    if hidden:
+        x = keras.layers.Dense(hidden)(x)
+    return keras.Model(inputs, keras.layers.Dense(classes, activation="softmax")(x))
+
+
+def _of_batch(recipe, size):
+    return dataclasses.replace(recipe, batch_size=size)
+
+
+def _tpu_like():
+    """A strategy that takes models built in its scope only."""
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def test_terminated_runs_go_on_exactly(quiet_train, tmp_path):
+    """In one process; tests/test_survival.py has the hard kills."""
+    recipe = recipes.Recipe("tiny", "tests", 2, 8, 1e-3, clip=1.0)
+    expected = quiet_train(lambda: _dense(4), tiny_data(), recipe, tmp_path / "whole")
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        die = train_tiny.Die(8, signal.SIGTERM)
+        quiet_train(lambda: _dense(4), tiny_data(), recipe, callbacks=[die])
+    assert left.value.code == 143 and signal.getsignal(signal.SIGTERM) is handler
+    result = quiet_train(lambda: _dense(4), tiny_data(), recipe)
+    assert result.resumed_from == 8 and result.steps == expected.steps
+    for one, other in zip(result.model.get_weights(), expected.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_low_precision_learns(precision, quiet_train):
+    recipe = recipes.Recipe("tiny", "tests", 12, 8, 3e-3, precision=precision, flip=False)
+    recipe = dataclasses.replace(recipe, crop_area=(0.9, 1.0))
+    policy = keras.config.dtype_policy().name
+    result = quiet_train(build_convnet, tiny_data(), recipe)
+    assert keras.config.dtype_policy().name == policy
+    assert result.history[-1]["accuracy"] > 0.9
+    assert all(v.dtype == "float32" for v in result.model.trainable_variables)
+
+
+def test_several_labels_share_a_picture():
+    """The losses against NumPy: softmax over normalised labels, sigmoid over each."""
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(3, 5)).astype("float32")
+    labels = np.float32([[1, 0, 1, 0, 0], [0, 1, 0, 0, 0], [0.3, 0, 0, 0, 0.7]])
+    make = recipes.Recipe("loss", "tests", 1, 1, 1.0, label_smoothing=0.1)
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    smooth = labels / labels.sum(1, keepdims=True) * 0.9 + 0.1 / 5
+    np.testing.assert_allclose(
+        training.cross_entropy(labels, logits, make), -(smooth * logs).sum(1), rtol=1e-5
+    )
+    sigmoid = 1 / (1 + np.exp(-logits.astype("float64")))
+    smooth = labels * 0.9 + 0.05
+    expected = -(smooth * np.log(sigmoid) + (1 - smooth) * np.log(1 - sigmoid)).sum(1)
+    recipe = dataclasses.replace(make, loss="sigmoid")
+    np.testing.assert_allclose(training.cross_entropy(labels, logits, recipe), expected, rtol=1e-5)
+
+
+def test_average_has_batch_norm_statistics_and_a_warm_up(quiet_train):
+    """Against NumPy: the average of the weights after each of the steps."""
+    trail = []
+
+    class Trail(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            trail.append([w.numpy() for w in self.model.weights])
+
+        def on_train_batch_end(self, batch, logs=None):
+            trail.append([w.numpy() for w in self.model.weights])
+
+    recipe = recipes.Recipe("tiny", "tests", 1, 8, 1e-2, ema=0.99)
+    result = quiet_train(train_tiny.build, tiny_data(), recipe, callbacks=[Trail()])
+    average = trail[0]
+    for step, weights in enumerate(trail[1:]):
+        decay = min(0.99, (1 + step) / (10 + step))  # tf.train.ExponentialMovingAverage
+        average = [decay * a + (1 - decay) * w for a, w in zip(average, weights, strict=True)]
+    moved = 0
+    for variable, first, expected in zip(result.model.weights, trail[0], average, strict=True):
+        np.testing.assert_allclose(variable, expected, rtol=1e-4, atol=1e-6)
+        moved += "moving_" in variable.path and not np.allclose(expected, first)
+    assert moved > 10
