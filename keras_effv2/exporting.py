@@ -582,7 +582,8 @@ def _is_linear(layer):
 
 
 def _is_pointwise(layer):
-    return isinstance(layer, keras.layers.Conv2D) and tuple(layer.kernel_size) == (1, 1)
+    one = isinstance(layer, keras.layers.Conv2D) and tuple(layer.kernel_size) == (1, 1)
+    return one and layer.groups == 1
 
 
 def _affine(norm):
