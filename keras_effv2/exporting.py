@@ -154,9 +154,11 @@ def _reusable(net, view, labels, folder):
         )
     root.variables = [v.value for v in view.weights]
     root.trainable_variables = [v.value for v in view.trainable_weights]
+    # SavedModels inside the model bring penalties, and variables that are no weights, such as seeds
+    hubs = [layer for layer in layers.walk(net) if hasattr(layer, "regularization_losses")]
+    root._modules = [layer.module for layer in hubs]
     root.regularization_losses = [_loss_function(layer) for layer in _regularized(view)]
-    # SavedModels inside the model bring variables that are no weights, such as seeds
-    root._modules = [layer.module for layer in layers.walk(net) if hasattr(layer, "module")]
+    root.regularization_losses += [loss for layer in hubs for loss in layer.regularization_losses]
     root._seeds = [
         layer.seed_generator.state.value
         for layer in layers.walk(net)

@@ -17,7 +17,7 @@ def _on_tensorflow():
     return keras.backend.backend() == "tensorflow"
 
 
-def _replicas():
+def replicas():
     """Number of `tf.distribute` replicas in step with this one; 1 outside a strategy."""
     if not _on_tensorflow():
         return 1
@@ -40,7 +40,7 @@ class ReplicaSeed(keras.random.SeedGenerator):
 
     def next(self, ordered=True):
         seed = super().next(ordered=ordered)
-        if _replicas() == 1:
+        if replicas() == 1:
             return seed
         import tensorflow as tf
 
@@ -262,7 +262,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         training = bool(training) and self.trainable
-        if training and _replicas() > 1:
+        if training and replicas() > 1:
             return self._synchronized(inputs)
         if not self._can_fuse(inputs, mask):
             return super().call(inputs, training=training, mask=mask)
