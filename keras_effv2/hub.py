@@ -8,7 +8,7 @@ import tempfile
 import keras
 import tensorflow as tf
 
-from keras_effv2.layers import PACKAGE
+from keras_effv2.layers import PACKAGE, replicas
 from keras_effv2.weights import unpack
 
 
@@ -44,6 +44,8 @@ class HubLayer(keras.layers.Layer):
         model = keras.Sequential([keras.Input((None, None, 3)), layer, keras.layers.Dense(5)])
     """
 
+    takes_hub_images = True  # [0, 1]; exporters ask
+
     def __init__(self, handle, trainable=False, *, sha256=None, trust=False, **kwargs):
         super().__init__(trainable=trainable, **kwargs)
         self.handle = os.fspath(handle)
@@ -54,17 +56,24 @@ class HubLayer(keras.layers.Layer):
                 f"{self.handle} has sha256 {self.hash}, expected {sha256}: it is not the SavedModel "
                 "that was meant. Get the right one, or give its hash."
             )
-        loaded = tf.saved_model.load(folder)
+        try:
+            loaded = tf.saved_model.load(folder)
+        except (OSError, tf.errors.OpError) as error:
+            raise ValueError(
+                f"{self.handle} is a damaged SavedModel ({str(error).splitlines()[0]}). Get it again."
+            ) from error
         if not callable(loaded) or not hasattr(loaded, "variables"):
             raise ValueError(
                 f"{self.handle} is not a reusable SavedModel: it cannot be called. Export it with "
                 "keras_effv2.export_hub, or use keras.layers.TFSMLayer for its signatures."
             )
-        # a tuple of a tuple: Keras and TensorFlow are not to track what is inside
         self._loaded = _Hidden(loaded)
         learned = {id(v) for v in loaded.trainable_variables}
-        for variable in loaded.variables:
-            self._own(variable, id(variable) in learned)
+        owned = {id(v): self._own(v, id(v) in learned) for v in loaded.variables}
+        if learned and getattr(loaded, "regularization_losses", None):
+            # not add_loss: replicas that wait for each other in `call` would mix their losses
+            first = owned[id(loaded.trainable_variables[0])]
+            first.regularizer = lambda _: tf.add_n([loss() for loss in self.regularization_losses])
         self.built = True
 
     def _own(self, variable, trainable):
@@ -75,19 +84,38 @@ class HubLayer(keras.layers.Layer):
             name=variable.name.split(":")[0].replace("/", "_"),
         )
         self._track_variable(weight)
+        return weight
+
+    @property
+    def module(self):
+        """The loaded SavedModel."""
+        return self._loaded.value
+
+    @property
+    def regularization_losses(self):
+        """Functions without arguments, the penalties on what trains."""
+        return list(getattr(self.module, "regularization_losses", ())) if self.trainable else []
 
     def call(self, inputs, training=None):
-        function = self._loaded.value
+        function = self.module
         training = bool(training) and self.trainable
         inputs = tf.cast(inputs, tf.float32)
-        if self.trainable:
-            for loss in getattr(function, "regularization_losses", ()):
-                self.add_loss(loss())
-        return function(inputs, training=training)
+        outputs = function(inputs, training=training)
+        if training and replicas() > 1:
+            self._average_statistics()
+        return outputs
+
+    def _average_statistics(self):
+        """Gives all replicas the mean of what each of them has made of its own statistics."""
+        context = tf.distribute.get_replica_context()
+        for weight in self.non_trainable_variables:
+            if weight.value.dtype.is_floating:
+                mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, weight.value)
+                tf.raw_ops.AssignVariableOp(resource=weight.value.handle, value=mean)
 
     def compute_output_spec(self, inputs, training=None):
         shape = [None if side is None else side for side in inputs.shape]
-        traced = tf.function(lambda x: self._loaded.value(x, training=False))
+        traced = tf.function(lambda x: self.module(x, training=False))
         output = traced.get_concrete_function(tf.TensorSpec(shape, tf.float32)).structured_outputs
         return keras.KerasTensor((shape[0], *output.shape[1:]), dtype="float32")
 

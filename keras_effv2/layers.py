@@ -17,7 +17,7 @@ def _on_tensorflow():
     return keras.backend.backend() == "tensorflow"
 
 
-def _replicas():
+def replicas():
     """Number of `tf.distribute` replicas in step with this one; 1 outside a strategy."""
     if not _on_tensorflow():
         return 1
@@ -40,7 +40,7 @@ class ReplicaSeed(keras.random.SeedGenerator):
 
     def next(self, ordered=True):
         seed = super().next(ordered=ordered)
-        if _replicas() == 1:
+        if replicas() == 1:
             return seed
         import tensorflow as tf
 
@@ -262,7 +262,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         training = bool(training) and self.trainable
-        if training and _replicas() > 1:
+        if training and replicas() > 1:
             return self._synchronized(inputs)
         if not self._can_fuse(inputs, mask):
             return super().call(inputs, training=training, mask=mask)
@@ -409,6 +409,8 @@ class Pixels(keras.layers.Layer):
         resize: `"bilinear"` or `"bicubic"`.
         activation: Activation the head was trained with, `"softmax"` or `"sigmoid"`.
         class_names: Optional list of the outputs' names.
+        features: Optional dictionary from `reduction_1` .. to the names of the layers that give
+            these feature maps.
     """
 
     def __init__(
@@ -420,6 +422,7 @@ class Pixels(keras.layers.Layer):
         resize="bilinear",
         activation="softmax",
         class_names=None,
+        features=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -430,6 +433,7 @@ class Pixels(keras.layers.Layer):
         self.resize = resize
         self.activation = activation
         self.class_names = tuple(class_names) if class_names else None
+        self.features = dict(features or {})
         self.supports_masking = True
         self.autocast = False  # bfloat16 cannot tell 254 from 255
 
@@ -458,7 +462,7 @@ class Pixels(keras.layers.Layer):
         }
 
     def get_config(self):
-        return {**super().get_config(), **self.contract()}
+        return {**super().get_config(), **self.contract(), "features": dict(self.features)}
 
     def save_own_variables(self, store):
         store["contract"] = np.frombuffer(json.dumps(self.contract()).encode(), np.uint8)

@@ -140,6 +140,10 @@ def build(
             name=prefix + "predictions",
         )(x)
     model = keras.Model(inputs, outputs, name=name or variant.name.lower())
+    levels = {id(tensor): key for key, tensor in pyramid.items()}
+    contract.features = {
+        levels[id(layer.output)]: layer.name for layer in model.layers if id(layer.output) in levels
+    }
     if checkpoint is not None:
         checkpoints.assign(
             model,
