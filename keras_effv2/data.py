@@ -24,6 +24,7 @@ DIGITS_SIZE = 8
 
 # Above this many files contents are neither hashed nor decoded beforehand.
 MANY = 100_000
+IN_MEMORY = 4 * 2**30  # bytes of a TFDS split that is read at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,13 +169,13 @@ class Split:
         key = _int32(seed * 1000003 + epoch)
         mix_key = _int32(seed ^ 0x5DEECE6), _int32(epoch * 1000003)
 
-        def picture(i, raw, label):
+        def picture(i, raw, target):
             own_seed = tf.stack([key, tf.cast(i, tf.int32)])
             crop_seed, change_seed = tf.unstack(tf.random.split(own_seed, 2))
             image = self._cropped(raw, image_size, settings.crop_area, crop_seed)
             image = augmentation.augment_image(image, settings, change_seed)
             image.set_shape((image_size, image_size, 3))
-            return image, tf.one_hot(label, len(self.class_names))
+            return image, target
 
         def mix(step, batch):
             mix_seed = tf.stack([mix_key[0], mix_key[1] + tf.cast(step, tf.int32)])
@@ -207,10 +208,10 @@ class Split:
         mask = (order < len(self)).astype("float32")
 
         def picture(raw, mask):
-            _, raw, label = raw
+            _, raw, target = raw
             image = self._evaluated(raw, image_size, crop, resize)
             image.set_shape((image_size, image_size, 3))
-            return image, tf.one_hot(label, len(self.class_names)), mask
+            return image, target, mask
 
         masks = tf.data.Dataset.from_tensor_slices(mask)
         pictures = tf.data.Dataset.zip(self._raw(np.minimum(order, len(self) - 1)), masks)
@@ -218,16 +219,16 @@ class Split:
         return _deterministic(batches.batch(batch_size, drop_remainder=True)).prefetch(2)
 
     def _raw(self, order):
-        """Index, undecoded picture and label, in the given order."""
+        """Index, undecoded picture and one-hot label, in the given order."""
         stream = tf.data.Dataset.from_tensor_slices((order, self.labels[order]))
-        if isinstance(self.pictures, np.ndarray):
-            pictures = tf.constant(self.pictures)
-            return stream.map(lambda i, label: (i, pictures[i], label))
-        names = tf.constant(self.pictures)
-        return stream.map(
-            lambda i, label: (i, tf.io.read_file(names[i]), label),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
+        pictures, classes = tf.constant(self.pictures), len(self.class_names)
+        in_memory = isinstance(self.pictures, np.ndarray)
+
+        def read(i, label):
+            raw = pictures[i] if in_memory else tf.io.read_file(pictures[i])
+            return i, raw, tf.one_hot(label, classes)
+
+        return stream.map(read, num_parallel_calls=None if in_memory else tf.data.AUTOTUNE)
 
     def _cropped(self, raw, image_size, area, seed):
         if raw.dtype == tf.uint8:
@@ -491,7 +492,7 @@ def _warn_of_duplicates(splits):
 
 
 def _tfds(name, validation, seed):
-    """A prepared TFDS set, read into memory as encoded pictures."""
+    """A TFDS set that is prepared here: read into memory, or one by one from array_record files."""
     try:
         import tensorflow_datasets as tfds
     except ImportError:
@@ -502,55 +503,105 @@ def _tfds(name, validation, seed):
         builder = tfds.builder(name, try_gcs=False)
     except tfds.core.registered.DatasetNotFoundError:
         raise ValueError(f"TFDS has no data set {name!r}. See tfds.list_builders().") from None
-    if not os.path.isdir(builder.data_dir):
-        advice = f"Prepare it once: python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}').download_and_prepare()\""
+    prepare = (
+        'python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}').download_and_prepare({{}})\""
+    )
+    if not tf.io.gfile.isdir(str(builder.data_dir)):
+        advice = f"Prepare it once: {prepare.format('')}"
         if name.startswith("cars196"):
             advice = (
                 "Its official download is gone: unpack your copy of the archives into "
                 "PATH/train/CLASS and PATH/test/CLASS and use folder:PATH"
             )
         raise FileNotFoundError(f"tfds:{name} is not prepared in {builder.data_dir}. {advice}.")
-    features = builder.info.features
-    image = next((k for k, v in features.items() if isinstance(v, tfds.features.Image)), None)
-    label = next((k for k, v in features.items() if isinstance(v, tfds.features.ClassLabel)), None)
-    if image is None or label is None:
-        raise ValueError(
-            f"tfds:{name} is not an image classification set: it has features "
-            f"{', '.join(features)}; wanted one image and one class label."
-        )
-    names = tuple(features[label].names)
+    image, label, names = _tfds_features(name, builder.info.features, tfds)
+    decoders = {image: tfds.decode.SkipDecoding()}
 
     def split(key):
-        examples = builder.as_dataset(
-            split=key, shuffle_files=False, decoders={image: tfds.decode.SkipDecoding()}
-        )
-        pairs = [(e[image].numpy(), int(e[label])) for e in examples]
-        return _Encoded(names, [b for _, b in pairs], [a for a, _ in pairs])
+        info = builder.info.splits[key]
+        if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+            return _Records(names, builder.as_data_source(key, decoders=decoders), image, label)
+        if info.num_bytes > IN_MEMORY:
+            raise ValueError(
+                f"tfds:{name}/{key} has {info.num_bytes / 2**30:.0f} GiB, too much for the memory, "
+                f"and is stored as {builder.info.file_format.value}, which cannot be read in any "
+                f"order. Prepare it again: {prepare.format('file_format=' + repr('array_record'))}."
+            )
+        examples = builder.as_dataset(split=key, shuffle_files=False, decoders=decoders)
+        return _Records(names, list(examples.as_numpy_iterator()), image, label)
 
     keys = {
-        ours: next((k for k in (*theirs, *(ours,)) if k in builder.info.splits), None)
+        ours: next((k for k in theirs if k in builder.info.splits), None)
         for ours, theirs in SPLITS.items()
     }
     splits = {ours: split(key) for ours, key in keys.items() if key}
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
     if "test" not in splits:
-        splits["train"], splits["test"] = _carve(splits["train"], validation, seed + 1)
+        splits["train"], splits["test"] = splits["train"].carve(validation, seed + 1)
     if "validation" not in splits:
-        splits["train"], splits["validation"] = _carve(splits["train"], validation, seed)
+        splits["train"], splits["validation"] = splits["train"].carve(validation, seed)
     return Data(f"tfds:{name}", names, splits["train"], splits["validation"], splits["test"])
 
 
-class _Encoded(Split):
-    """Pictures held in memory as the bytes of their files."""
+def _tfds_features(name, features, tfds):
+    """Names of the picture's and the label's feature, and the names of the classes."""
+    image = next((k for k, v in features.items() if isinstance(v, tfds.features.Image)), None)
+    for key, feature in features.items():
+        inner = getattr(feature, "feature", feature)  # of a sequence: several labels a picture
+        if image is not None and isinstance(inner, tfds.features.ClassLabel):
+            return image, key, tuple(inner.names)
+    raise ValueError(
+        f"tfds:{name} is not an image classification set: it has features {', '.join(features)}; "
+        "wanted one image and class labels."
+    )
+
+
+class _Records(Split):
+    """Pictures and labels that are fetched one by one; a picture may have several labels.
+
+    Args:
+        class_names: Names of the classes.
+        source: Sequence of dictionaries.
+        image: Key of the encoded picture.
+        label: Key of the class or classes.
+        indices: Which records of the source these are; None for all.
+    """
+
+    def __init__(self, class_names, source, image, label, indices=None):
+        self.class_names, self.skipped = tuple(class_names), ()
+        self.source, self.image, self.label = source, image, label
+        self.indices = np.arange(len(source)) if indices is None else indices
+
+    def __len__(self):
+        return len(self.indices)
 
     def select(self, indices):
-        return _Encoded(self.class_names, self.labels[indices], [self.pictures[i] for i in indices])
+        own = self.indices[indices]
+        return _Records(self.class_names, self.source, self.image, self.label, own)
+
+    def carve(self, part, seed):
+        """Splits off a part at random."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        count = round(part * len(self))
+        return self.select(np.sort(order[count:])), self.select(np.sort(order[:count]))
 
     def _raw(self, order):
-        pictures = tf.constant(self.pictures)
-        stream = tf.data.Dataset.from_tensor_slices((order, self.labels[order]))
-        return stream.map(lambda i, label: (i, pictures[i], label))
+        def fetch(position):
+            record = self.source[int(self.indices[position])]
+            target = np.zeros(len(self.class_names), "float32")
+            target[np.atleast_1d(record[self.label])] = 1.0
+            return record[self.image], target
+
+        def read(i):
+            raw, target = tf.numpy_function(fetch, [i], (tf.string, tf.float32), stateful=False)
+            raw.set_shape(())
+            target.set_shape((len(self.class_names),))
+            return i, raw, target
+
+        stream = tf.data.Dataset.from_tensor_slices(order)
+        return stream.map(read, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def is_spec(text):
