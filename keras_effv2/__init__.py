@@ -1,11 +1,12 @@
 """EfficientNetV2 and CoAtNet for Keras 3: networks, progressive learning, export.
 
-Training, data, evaluation and export need TensorFlow and are imported when first used.
+What a saved model may hold is imported here, so that Keras finds it. Training, data, evaluation and
+export need TensorFlow and are imported when first used.
 """
 
 import importlib
 
-from keras_effv2 import imagenet, layers, weights
+from keras_effv2 import imagenet, layers, recipes, weights
 from keras_effv2.models import coatnet, efficientnet_v2, list_models, model_info
 from keras_effv2.models.coatnet import (
     CoAtNet0,
@@ -27,6 +28,7 @@ from keras_effv2.models.efficientnet_v2 import (
     EfficientNetV2S,
     EfficientNetV2XL,
 )
+from keras_effv2.progressive import Phase, ProgressiveLearning, ramp
 from keras_effv2.version import __version__
 from keras_effv2.weights import list_weights
 
@@ -34,10 +36,6 @@ from keras_effv2.weights import list_weights
 _LAZY = {
     "augment": ("augment", None),
     "data": ("data", None),
-    "recipes": ("recipes", None),
-    "Phase": ("progressive", "Phase"),
-    "ProgressiveLearning": ("progressive", "ProgressiveLearning"),
-    "ramp": ("progressive", "ramp"),
     "train": ("training", "train"),
     "freeze": ("finetuning", "freeze"),
     "evaluate": ("evaluation", "evaluate"),
@@ -66,6 +64,8 @@ __all__ = [
     "EfficientNetV2M",
     "EfficientNetV2S",
     "EfficientNetV2XL",
+    "Phase",
+    "ProgressiveLearning",
     "coatnet",
     "efficientnet_v2",
     "imagenet",
@@ -73,6 +73,8 @@ __all__ = [
     "list_models",
     "list_weights",
     "model_info",
+    "ramp",
+    "recipes",
     "weights",
     *_LAZY,
 ]

@@ -166,6 +166,7 @@ def equalize(image):
 
 
 def invert(image):
+    """Negative."""
     return 255 - image
 
 
@@ -401,22 +402,25 @@ def cutmix(images, labels, concentration, seed):
 # -------------------------------------------------------------------------------------- preview
 
 
-def preview(split, phases, path, columns=8, seed=0):
+def preview(split, phases, path, columns=8, seed=0, augment=None):
     """Writes a contact sheet: a row of augmented training pictures for every phase.
 
     Args:
         split: A training `Split` of `keras_effv2.data`.
         phases: `Phase` rows, as `ramp` makes them.
         path: PNG file to write.
-        columns: Pictures a row.
+        columns: Pictures a row, at most; a small split has fewer.
         seed: Seed of the changes.
+        augment: An `Augment` of what the phases do not schedule, default `Augment()`.
     """
     from matplotlib.figure import Figure
 
+    columns = min(columns, len(split))
     figure = Figure(figsize=(1.5 * columns, 1.75 * len(phases)), layout="constrained")
     axes = figure.subplots(len(phases), columns, squeeze=False)
     for row, phase in zip(axes, phases, strict=True):
-        settings = Augment(
+        settings = dataclasses.replace(
+            augment or Augment(),
             randaugment=phase.randaugment or 0.0,
             mixup=phase.mixup or 0.0,
             cutmix=phase.cutmix or 0.0,

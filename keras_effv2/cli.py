@@ -6,12 +6,15 @@ import json
 import os
 import re
 import sys
+import typing
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import flags, logging  # noqa: E402
 
 DONE, FAILED, USAGE = 0, 1, 2
+_RECIPE_FLAG = "recipe_field"  # what --recipe.FIELD=VALUE becomes
+_FIXED = ("name", "source", "phases")  # recipe fields that no flag sets
 
 
 class UsageError(Exception):
@@ -33,15 +36,17 @@ def main(argv=None):
         return USAGE
     command = COMMANDS[name]
     values = flags.FlagValues()
-    flags.DEFINE_integer("verbosity", 0, "1 shows log lines and tracebacks.", flag_values=values)
+    flags.DEFINE_integer(
+        "verbosity", 0, "-1: warnings only; 1: tracebacks too.", flag_values=values
+    )
     command.define(values)
     if any(text in ("-h", "--help", "-help") for text in rest):
         print(_help(name, command, values))
         return DONE
     try:
-        rest = [re.sub(r"^--?recipe\.", "--set_recipe=", text) for text in rest]
+        rest = [re.sub(r"^--?recipe\.", f"--{_RECIPE_FLAG}=", text) for text in rest]
         positional = values(["effv2", *rest])[1:]
-        logging.set_verbosity(logging.INFO if values.verbosity else logging.WARNING)
+        logging.set_verbosity(values.verbosity)
         return command.run(values, positional) or DONE
     except (flags.Error, UsageError) as error:
         print(f"effv2 {name}: {_sentence(error)} See effv2 {name} --help.", file=sys.stderr)
@@ -58,6 +63,8 @@ def main(argv=None):
 
 def _sentence(error):
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
@@ -79,11 +86,10 @@ def _overview():
 
 def _help(name, command, values):
     lines = [f"usage: effv2 {name} {command.usage}", "", command.summary, "", "flags:"]
-    for flag in sorted(values[key] for key in values if key in values):
+    for key in sorted(set(values) - {_RECIPE_FLAG}):
+        flag = values[key]
         default = "" if flag.default in (None, "") else f" (default {flag.default})"
-        choices = getattr(flag.parser, "enum_values", None)
-        among = f" One of: {', '.join(choices)}." if choices else ""
-        lines.append(f"  --{flag.name}: {flag.help}{among}{default}")
+        lines.append(f"  --{key}: {flag.help}{default}")
     if name == "train":
         from keras_effv2 import recipes
 
@@ -92,7 +98,11 @@ def _help(name, command, values):
             f"recipes: {', '.join(recipes.RECIPES)}",
             "recipe fields, --recipe.FIELD=VALUE:",
         ]
-        lines += [f"  {f.name}: {f.type}" for f in dataclasses.fields(recipes.Recipe)]
+        lines += [
+            f"  {key}: {getattr(kind, '__name__', kind)}"
+            for key, kind in typing.get_type_hints(recipes.Recipe).items()
+            if key not in _FIXED
+        ]
     return "\n".join(lines)
 
 
@@ -157,6 +167,11 @@ def _print(values, result, text):
 # --------------------------------------------------------------------------------------- models
 
 
+def _define_models(values):
+    formats = ["text", "markdown", "json"]
+    flags.DEFINE_enum("format", "text", formats, "How the list is printed.", flag_values=values)
+
+
 def _models(values, _):
     from keras_effv2 import list_models, list_weights, model_info
 
@@ -172,6 +187,9 @@ def _models(values, _):
                 "weights": {row.tag: row.pixels for row in list_weights(name)},
             }
         )
+    if values.format == "markdown":
+        print(_models_table(rows))
+        return
     lines = [
         f"{'model':<17} {'parameters':>13} {'pixels':>6} {'GMACs':>7}  weights (pixel contract)"
     ]
@@ -182,6 +200,20 @@ def _models(values, _):
             f"{row['macs'] / 1e9:>7.2f}  {tags}"
         )
     _print(values, rows, "\n".join(lines))
+
+
+def _models_table(rows):
+    lines = [
+        "| model | parameters | image size | GMACs | weights |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        tags = ", ".join(f"`{tag}`" for tag in row["weights"]) or "none released"
+        lines.append(
+            f"| {row['name']} | {row['parameters']:,} | {row['image_size']} "
+            f"| {row['macs'] / 1e9:.2f} | {tags} |"
+        )
+    return "\n".join(lines)
 
 
 # -------------------------------------------------------------------------------------- predict
@@ -287,7 +319,7 @@ def _define_train(values):
         "recipe", "imagenet1k", "Recipe; its fields: --recipe.FIELD=VALUE.", flag_values=values
     )
     flags.DEFINE_multi_string(
-        "set_recipe", [], "What --recipe.FIELD=VALUE stands for.", flag_values=values
+        _RECIPE_FLAG, [], "What --recipe.FIELD=VALUE stands for.", flag_values=values
     )
     flags.DEFINE_string(
         "workdir", None, "Folder of the run; a run found there is resumed.", flag_values=values
@@ -303,6 +335,9 @@ def _define_train(values):
         "After a loss that is not finite, go back a checkpoint.",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "jit_compile", False, "Compile the step with XLA (one device).", flag_values=values
+    )
     flags.DEFINE_string(
         "preview", None, "Only write a PNG of augmented pictures per phase.", flag_values=values
     )
@@ -310,14 +345,18 @@ def _define_train(values):
 
 def _train(values, _):
     import keras_effv2 as kev
-    from keras_effv2 import augment, training
+    from keras_effv2 import augment, progressive, recipes, training
 
     if not values.workdir and not values.preview:
         raise UsageError("--workdir is missing")
+    recipe = _recipe(values.recipe, values.recipe_field, values.model)
+    # workers have to meet before anything else uses TensorFlow
+    strategy = "one" if values.preview else training.make_strategy(values.strategy, values.tpu)
     data = _data(values)
-    recipe = _recipe(values.recipe, values.set_recipe, values.model)
     if values.preview:
-        augment.preview(data.train, recipe.phases, values.preview)
+        phases = recipe.phases or (progressive.Phase(0, recipe.epochs),)
+        settings = recipes.augment_of(recipe, phases[0])
+        augment.preview(data.train, phases, values.preview, augment=settings)
         _print(values, {"preview": values.preview}, f"wrote {values.preview}")
         return DONE
     classes = len(data.class_names)
@@ -332,12 +371,13 @@ def _train(values, _):
         data,
         recipe,
         values.workdir,
-        values.strategy,
-        tpu=values.tpu,
+        strategy,
+        jit_compile=values.jit_compile,
         rollback=values.rollback,
     )
-    judged = kev.evaluate(result.model, data, values.workdir)
-    _finish(values, result, judged, data)
+    if training.is_chief(strategy):
+        judged = kev.evaluate(result.model, data, values.workdir)
+        _finish(values, result, judged, data)
 
 
 def _fresh(values):
@@ -370,17 +410,28 @@ def _recipe(name, settings, model):
         raise UsageError(str(error)) from None
     # a mutable mirror of the row checks names and types
     mirror = config_dict.ConfigDict(
-        {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "phases"}
+        {
+            field.name: getattr(recipe, field.name)
+            for field in dataclasses.fields(recipe)
+            if field.name not in _FIXED
+        }
     )
     for key, value in changes.items():
         if key not in mirror:
             raise UsageError(f"a recipe has no field {key!r}; fields: {', '.join(sorted(mirror))}")
         kind = type(mirror[key])
+        parse = _PARSERS.get(kind, kind)
         try:
-            mirror[key] = tuple(map(float, value.split(","))) if kind is tuple else kind(value)
+            mirror[key] = parse(value)
         except (ValueError, TypeError):
             raise UsageError(f"--recipe.{key} is a {kind.__name__}; received {value!r}") from None
     return _rescale(recipe, mirror.to_dict())
+
+
+_PARSERS = {
+    bool: flags.BooleanParser().parse,
+    tuple: lambda text: tuple(map(float, text.split(","))),
+}
 
 
 def _rescale(recipe, changed):
@@ -666,7 +717,7 @@ def _doctor(values, _):
 
 COMMANDS = {
     "models": Command(
-        "List models, their sizes, weights and pixels.", "[--format=json]", _define_format, _models
+        "List models, their sizes, weights and pixels.", "[--format=json]", _define_models, _models
     ),
     "predict": Command(
         "Name what is on pictures.", "PICTURE|FOLDER|GLOB|- ... [FLAGS]", _define_predict, _predict

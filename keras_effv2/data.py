@@ -7,6 +7,7 @@ came before, and evaluation batches in which every picture counts once.
 
 import dataclasses
 import hashlib
+import io
 import os
 import re
 
@@ -163,10 +164,12 @@ class Split:
         own = order[: steps * whole].reshape(steps, count, batch_size)[skip:, index].reshape(-1)
         if not drop_remainder and index == 0:
             own = np.concatenate([own, order[steps * whole :]])
-        key = np.int32([seed & 0x7FFFFFFF, epoch])
+        seed = seed & 0x7FFFFFFF
+        key = _int32(seed * 1000003 + epoch)
+        mix_key = _int32(seed ^ 0x5DEECE6), _int32(epoch * 1000003)
 
         def picture(i, raw, label):
-            own_seed = tf.stack([key[0] * 1000003 + key[1], tf.cast(i, tf.int32)])
+            own_seed = tf.stack([key, tf.cast(i, tf.int32)])
             crop_seed, change_seed = tf.unstack(tf.random.split(own_seed, 2))
             image = self._cropped(raw, image_size, settings.crop_area, crop_seed)
             image = augmentation.augment_image(image, settings, change_seed)
@@ -174,7 +177,7 @@ class Split:
             return image, tf.one_hot(label, len(self.class_names))
 
         def mix(step, batch):
-            mix_seed = tf.stack([key[0] ^ 0x5DEECE6, key[1] * 1000003 + tf.cast(step, tf.int32)])
+            mix_seed = tf.stack([mix_key[0], mix_key[1] + tf.cast(step, tf.int32)])
             return augmentation.mix(*batch, settings, mix_seed)
 
         batches = self._raw(own).map(picture, num_parallel_calls=tf.data.AUTOTUNE)
@@ -250,6 +253,11 @@ class Split:
         return _resize(image, image_size, resize)
 
 
+def _int32(number):
+    """The lowest 32 bits: seeds are 32 bits wide, and many epochs of a large seed are more."""
+    return tf.constant((number + 2**31) % 2**32 - 2**31, tf.int32)
+
+
 def _deterministic(dataset):
     options = tf.data.Options()
     options.deterministic = True
@@ -280,15 +288,13 @@ def _read(raw):
 def _is_plain_jpeg(raw):
     """Whether TensorFlow reads it as people see it: a JPEG, not CMYK and not to be rotated."""
     # No Exif block: no rotation. Exif is not parsed here; such photos take the other way.
-    head = tf.strings.substr(raw, 0, 64)
-    exif = tf.strings.regex_full_match(head, "(?s).*Exif.*")
-    is_jpeg = tf.io.is_jpeg(raw)
-    adobe = tf.strings.regex_full_match(tf.strings.substr(raw, 0, 4096), "(?s).*Adobe.*")
-    return is_jpeg & ~exif & ~adobe
+    # \C is any byte: a dot is a character of UTF-8, which the bytes of a picture are not.
+    marked = tf.strings.regex_full_match(tf.strings.substr(raw, 0, 4096), r"\C*(Exif\x00|Adobe)\C*")
+    return tf.io.is_jpeg(raw) & ~marked
 
 
 def _resize(image, image_size, method="bilinear"):
-    """To a square, float32; shrinking averages when training sizes are far below the photo's."""
+    """To a square, float32, without antialiasing, as the papers' pictures were."""
     size = (image_size, image_size)
     if method == "bicubic":
         return tf.clip_by_value(
@@ -423,7 +429,9 @@ def _is_whole(path):
     from PIL import Image
 
     try:
-        with tf.io.gfile.GFile(path, "rb") as file, Image.open(file) as image:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            content = io.BytesIO(file.read())  # Pillow seeks past the end, which GFile refuses
+        with Image.open(content) as image:
             if image.width * image.height > imagenet.MAX_PIXELS:
                 return False
             image.draft("RGB", (32, 32))
@@ -448,16 +456,19 @@ def _carve_contents(split, part, seed):
     """Splits off `part` of every class; equal files stay together."""
     hashes = np.array([hashlib.sha256(f"{seed}{h}".encode()).hexdigest() for h in _contents(split)])
     held = np.zeros(len(split), bool)
-    for label in range(len(split.class_names)):
-        own = split.labels == label
+    classes = [split.labels == label for label in range(len(split.class_names))]
+    for own in classes:
         distinct = np.unique(hashes[own])
-        if len(distinct) < 2:
-            raise ValueError(
-                f"All pictures of class {split.class_names[label]!r} are the same file; nothing "
-                "can be held out for validation. Add pictures."
-            )
         count = min(max(1, round(part * len(distinct))), len(distinct) - 1)
-        held |= own & np.isin(hashes, distinct[:count])
+        free = np.unique(hashes[own & ~held])
+        more = count - (len(distinct) - len(free))  # copies in other classes may be held already
+        held |= np.isin(hashes, free[: max(0, more)])
+    for own, name in zip(classes, split.class_names, strict=True):
+        if not (own & held).any() or not (own & ~held).any():
+            raise ValueError(
+                f"Class {name!r} has too few different pictures to hold some out; copies stay "
+                "together. Add pictures."
+            )
     return split.select(np.flatnonzero(~held)), split.select(np.flatnonzero(held))
 
 

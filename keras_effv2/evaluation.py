@@ -229,7 +229,7 @@ def gradcam(model, images, class_index=None, layer=None):
             f"Model {model.name!r} has no layer {layer!r}. Last: {', '.join(names[-6:])}."
         )
     logits = layers.logits_of(model)
-    both = keras.Model(model.inputs, [model.get_layer(layer).output, logits.output])
+    both = keras.Model(model.input, [model.get_layer(layer).output, logits.output])
     images = tf.cast(images, tf.float32)
     with tf.GradientTape() as tape:
         features, outputs = both(images, training=False)
@@ -257,7 +257,7 @@ def attention_maps(model, images, layer=None):
         own = [x for x in own if x.name == layer]
     if not own:
         raise ValueError(f"Model {model.name!r} has no such layer of relative attention.")
-    before = keras.Model(model.inputs, own[-1].input)(tf.cast(images, tf.float32), training=False)
+    before = keras.Model(model.input, own[-1].input)(tf.cast(images, tf.float32), training=False)
     return own[-1](before, return_attention=True)[1].numpy()
 
 

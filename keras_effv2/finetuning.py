@@ -8,6 +8,7 @@ Batch statistics stay those of ImageNet: a few hundred pictures estimate them wo
 
 import dataclasses
 import os
+import pathlib
 import time
 
 import keras
@@ -77,7 +78,7 @@ def fit_head(model, split, image_size, batch_size=32, seed=0):
     from sklearn.model_selection import train_test_split
 
     head = model.get_layer("predictions")
-    backbone = keras.Model(model.inputs, head.input)
+    backbone = keras.Model(model.input, head.input)
     compute = tf.function(lambda x: backbone(x, training=False), reduce_retracing=True)
     features, labels = [], []
     for images, targets, mask in split.eval_batches(image_size=image_size, batch_size=batch_size):
@@ -191,11 +192,11 @@ def finetune(
         return freeze(net, "batch_norm") if weights is not None else net
 
     logging.info("%s", estimate(model, data, recipe))
-    done = os.path.isdir(os.path.join(workdir, "checkpoints"))
+    begun = any(pathlib.Path(workdir, "checkpoints").glob("step-*.ckpt"))
 
     def build_with_head():
         net = build()
-        if not done and weights is not None:
+        if not begun and weights is not None:
             start = time.perf_counter()
             score = fit_head(net, data.train, size, seed=recipe.seed)
             logging.info(

@@ -39,7 +39,7 @@ def preprocess_input(x, data_format=None, *, model=None):
 
     Example:
 
-    >>> preprocess_input(np.full((1, 2, 2, 3), 128.0)).max()
+    >>> float(preprocess_input(np.full((1, 2, 2, 3), 128.0)).max())
     128.0
     """
     if data_format not in (None, "channels_last"):

@@ -518,9 +518,9 @@ def logits_of(model):
     if isinstance(head, keras.layers.Dense):
         if head.activation is keras.activations.linear:
             return model
-        return keras.Model(model.inputs, _Logits(head)(head.input))
+        return keras.Model(model.input, _Logits(head)(head.input))
     if isinstance(head, (keras.layers.Activation, keras.layers.Softmax)):
-        return keras.Model(model.inputs, head.input)
+        return keras.Model(model.input, head.input)
     return model
 
 

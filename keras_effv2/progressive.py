@@ -219,57 +219,62 @@ class ProgressiveLearning(keras.callbacks.Callback):
         Args:
             images_and_labels: A training split of `keras_effv2.data`, or `(images, labels)`:
                 uint8 `(n, h, w, 3)` and integers `(n,)`.
-            batch_size: Images a step.
+            batch_size: Images a step, for phases that do not schedule it.
 
         Returns:
-            A `tf.data.Dataset` of images uint8 and one-hot labels.
+            A `tf.data.Dataset` of images uint8 and one-hot labels, for `fit(..., shuffle=False)`:
+            the order of an epoch is in it.
 
         Raises:
-            ValueError: If the phases schedule the batch size: `fit` makes as many steps in every
-                epoch as in the first.
+            ValueError: If the phases' batch sizes make epochs of different numbers of steps:
+                `fit` would cut all epochs to the first one's. `keras_effv2.train` does not.
         """
         import numpy as np
         import tensorflow as tf
 
         from keras_effv2.data import Split
 
-        if {phase.batch_size or batch_size for phase in self.phases} != {batch_size}:
-            raise ValueError(
-                "`fit` cannot change the number of steps between epochs, so the phases cannot "
-                "schedule the batch size here. Use keras_effv2.train, or leave it out."
-            )
         split = images_and_labels
         if not isinstance(split, Split):
             images, labels = split
             names = [str(i) for i in range(int(np.max(labels)) + 1)]
             split = Split(names, labels, np.asarray(images, "uint8"))
         self._has_data = True
+        sizes = {phase.batch_size or batch_size for phase in self.phases}
+        steps = {split.steps(size) for size in sizes}
+        if len(steps) > 1:
+            raise ValueError(
+                f"Batches of {', '.join(map(str, sorted(sizes)))} make epochs of "
+                f"{', '.join(map(str, sorted(steps)))} steps, and `fit` makes as many in every "
+                "epoch. Use keras_effv2.train, or one batch size."
+            )
 
         def epoch():
             phase = phase_at(self.phases, self.epoch)
             return iter(
                 split.train_batches(
                     image_size=phase.image_size or 224,
-                    batch_size=batch_size,
+                    batch_size=phase.batch_size or batch_size,
                     seed=self.seed,
                     epoch=self.epoch,
                     augment=augment_of(phase),
                 )
             )
 
+        batch = sizes.pop() if len(sizes) == 1 else None
         batches = tf.data.Dataset.from_generator(
             epoch,
             output_signature=(
-                tf.TensorSpec((batch_size, None, None, 3), tf.uint8),
-                tf.TensorSpec((batch_size, len(split.class_names)), tf.float32),
+                tf.TensorSpec((batch, None, None, 3), tf.uint8),
+                tf.TensorSpec((batch, len(split.class_names)), tf.float32),
             ),
         )
-        return batches.apply(tf.data.experimental.assert_cardinality(split.steps(batch_size)))
+        return batches.apply(tf.data.experimental.assert_cardinality(steps.pop()))
 
     def on_train_begin(self, logs=None):
         scheduled = [
             name
-            for name in ("image_size", "randaugment", "mixup", "cutmix")
+            for name in ("image_size", "randaugment", "mixup", "cutmix", "batch_size")
             if len({getattr(phase, name) for phase in self.phases}) > 1
         ]
         if scheduled and not self._has_data:

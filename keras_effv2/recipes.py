@@ -6,6 +6,7 @@ import math
 import keras
 from keras import ops
 
+from keras_effv2 import progressive
 from keras_effv2.layers import PACKAGE
 from keras_effv2.progressive import Phase, check, ramp
 
@@ -107,6 +108,7 @@ _LIMITS = {
     "clip": (0, 1e6),
     "weight_decay": (0, 10),
     "warmup_epochs": (0, 1 << 20),
+    "seed": (0, 1 << 32),
 }
 
 
@@ -337,7 +339,14 @@ def _digits(model):
         clip=1.0,
         crop_area=(0.7, 1.0),
         flip=False,
-        phases=ramp(20, 4, image_size=(32, 56), dropout=(0.0, 0.2), drop_path=(0.0, 0.1)),
+        phases=ramp(
+            20,
+            4,
+            image_size=(32, 56),
+            dropout=(0.0, 0.2),
+            drop_path=(0.0, 0.1),
+            multiple_of=32 if model.startswith("CoAtNet") else 1,
+        ),
     )
 
 
@@ -380,6 +389,18 @@ def get(name, model="EfficientNetV2S"):
     if recipe is None:
         raise ValueError(f"No recipe {name!r} was published for {model}.")
     return dataclasses.replace(recipe, name=name)
+
+
+def augment_of(recipe, phase):
+    """The `Augment` of a phase of a recipe."""
+    return progressive.augment_of(
+        phase,
+        crop_area=recipe.crop_area,
+        flip=recipe.flip,
+        layers=recipe.layers,
+        erasing=recipe.erasing,
+        cutout=recipe.cutout,
+    )
 
 
 # -------------------------------------------------------------------- optimizers and schedules
@@ -438,6 +459,8 @@ class RMSprop(keras.optimizers.RMSprop):
     """
 
     def build(self, variables):
+        if self.built:  # Keras asks twice; the state stays
+            return
         super().build(variables)
         for velocity in self._velocities:
             velocity.assign(ops.ones_like(velocity))

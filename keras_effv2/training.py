@@ -93,7 +93,7 @@ def train(
         SystemExit: With code 143 after SIGTERM, when the checkpoint is saved.
     """
     strategy = make_strategy(strategy, tpu)
-    with checkpoints.locked(workdir) if _is_chief(strategy) else contextlib.nullcontext():
+    with checkpoints.locked(workdir) if is_chief(strategy) else contextlib.nullcontext():
         run = _Run(model, data, recipe, pathlib.Path(workdir), strategy)
         run.configure(steps_per_call, jit_compile)
         return run.train(callbacks, rollback, progress)
@@ -136,7 +136,8 @@ def make_strategy(name, tpu="local"):
     return tf.distribute.TPUStrategy(resolver)
 
 
-def _is_chief(strategy):
+def is_chief(strategy):
+    """Whether this process writes the files; the only one, or the first of the workers."""
     resolver = getattr(strategy, "cluster_resolver", None)
     if resolver is None or not resolver.task_type:
         return True
@@ -189,7 +190,7 @@ class _Run:
 
     def __init__(self, model, data, recipe, workdir, strategy):
         self.data, self.recipe, self.workdir, self.strategy = data, recipe, workdir, strategy
-        self.chief = _is_chief(strategy)
+        self.chief = is_chief(strategy)
         self.user_model = model if isinstance(model, keras.Model) else None
         keras.utils.set_random_seed(recipe.seed)
         self.model = _place(model, recipe, strategy)
@@ -554,14 +555,7 @@ class _Run:
 
     def _train_batches(self, phase, size, batch, skip):
         recipe, static = self.recipe, _is_tpu(self.strategy)
-        settings = progressive.augment_of(
-            phase,
-            crop_area=recipe.crop_area,
-            flip=recipe.flip,
-            layers=recipe.layers,
-            erasing=recipe.erasing,
-            cutout=recipe.cutout,
-        )
+        settings = recipes.augment_of(recipe, phase)
 
         def batches(context):
             own = self.data.train.train_batches(
@@ -657,8 +651,11 @@ class _Run:
 
     def _write_results(self):
         temporary = self.workdir / f".{os.getpid()}.keras"
+        # a copy that is not compiled: the optimizer's state is the checkpoints' business
+        model = type(self.model).from_config(self.model.get_config())
+        model.set_weights(self.model.get_weights())
         try:
-            self.model.save(temporary)
+            model.save(temporary)
             os.replace(temporary, self.workdir / "model.keras")
         finally:
             temporary.unlink(missing_ok=True)

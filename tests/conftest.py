@@ -47,6 +47,11 @@ def tiny_coatnet_row(**changes):
     return dataclasses.replace(row, **changes)
 
 
+@pytest.fixture(autouse=True)
+def same_weights_every_time():
+    keras.utils.set_random_seed(0)
+
+
 @pytest.fixture
 def tiny_effnet():
     """A function that builds a tiny EfficientNetV2 of ten classes; keywords go to the builder."""

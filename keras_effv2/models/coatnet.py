@@ -32,6 +32,8 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Variant(application.Variant):
+    """A row of the table: `application.Variant` and what only CoAtNet has."""
+
     stages: tuple[Stage, ...] = ()
     stem: int = 64
     head_size: int = 32  # channels of one attention head

@@ -29,6 +29,8 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Variant(application.Variant):
+    """A row of the table: `application.Variant` and what only EfficientNetV2 has."""
+
     stages: tuple[Stage, ...] = ()
     stem: int = 24
     top: int = 1280

@@ -1,0 +1,11 @@
+"""Fine-tunes on Oxford Flowers-102, or with --data tfds:tf_flowers on five kinds of flowers.
+
+    python examples/finetune_flowers.py --workdir runs/flowers
+
+TFDS downloads the data the first time.
+"""
+
+from finetune_folder import main, parse
+
+if __name__ == "__main__":
+    main(parse("tfds:oxford_flowers102"))

@@ -1,0 +1,128 @@
+"""The arrows of CONTRIBUTING.md, and what a stranger may expect of every public name."""
+
+import ast
+import doctest
+import inspect
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import keras_effv2
+
+PACKAGE = pathlib.Path(keras_effv2.__file__).parent
+# module -> what of the package it may import; a later layer may import all earlier ones
+LAYERS = (
+    {"version"},
+    {"layers"},
+    {"imagenet", "weights", "augment"},
+    {"models.application"},
+    {"models.coatnet", "models.efficientnet_v2"},
+    {"models.info"},
+    {"models", "progressive"},
+    {"recipes", "data"},
+    {"checkpoints", "hub"},
+    {"evaluation", "exporting", "training"},
+    {"finetuning", "benchmark", "doctor"},
+    {"demo", "cli"},
+    {"__main__", "__init__"},
+)
+# these know a keras.Model, whoever built it
+STRANGERS_TO_BUILDERS = {"exporting", "hub", "evaluation", "training", "augment", "data", "layers"}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts)
+        yield name.removesuffix(".__init__") if len(parts) > 1 else name, path
+
+
+def imports(path, everywhere=True):
+    """Names of the package's modules that a file imports, and of others."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = ast.walk(tree) if everywhere else tree.body
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own(path, everywhere):
+    names = {name for name, _ in modules()}
+    for found in imports(path, everywhere):
+        if not found.startswith("keras_effv2"):
+            continue
+        found = found.removeprefix("keras_effv2").removeprefix(".")
+        while found and found not in names:
+            found = found.rpartition(".")[0]
+        if found:
+            yield found
+
+
+def test_arrows_go_one_way():
+    rank = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    assert set(rank) == {name for name, _ in modules()}
+    for name, path in modules():
+        for other in own(path, everywhere=False):
+            assert rank[other] <= rank[name], f"{name} imports {other}"
+
+
+def test_who_does_not_know_the_builders():
+    for name, path in modules():
+        if name in STRANGERS_TO_BUILDERS:
+            assert not [m for m in own(path, True) if m.startswith("models")], name
+
+
+def test_no_private_keras_and_no_drawer_for_everything():
+    for name, path in modules():
+        assert not [found for found in imports(path) if found.startswith("keras.src")], name
+        assert not any(word in name for word in ("util", "helper", "common", "misc"))
+
+
+def test_import_is_light():
+    """Keras comes, nothing that most users do not need; no name is left without its module."""
+    code = (
+        "import sys, keras; before = set(sys.modules); import keras_effv2; "
+        "heavy = {'tensorflow_hub', 'tensorflow_datasets', 'tf_keras', 'tf2onnx', 'ml_collections'}; "
+        "found = heavy & (set(sys.modules) - before); assert not found, found; "
+        "[getattr(keras_effv2, name) for name in keras_effv2.__all__]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def public():
+    for name in keras_effv2.__all__:
+        value = getattr(keras_effv2, name)
+        if inspect.ismodule(value):
+            for key, inner in vars(value).items():
+                mine = getattr(inner, "__module__", "") == value.__name__
+                if mine and not key.startswith("_") and callable(inner):
+                    yield f"{name}.{key}", inner
+        elif callable(value):
+            yield name, value
+
+
+@pytest.mark.parametrize(("name", "value"), [pytest.param(*item, id=item[0]) for item in public()])
+def test_public_names_are_documented(name, value):
+    text = inspect.getdoc(value)
+    assert text and text.splitlines()[0].endswith((".", ":")), name
+    if inspect.isfunction(value):
+        missing = [
+            parameter
+            for parameter in inspect.signature(value).parameters
+            if f"{parameter}:" not in text
+            and f"`{parameter}`" not in text
+            and parameter != "kwargs"
+        ]
+        assert not missing or "Args:" not in text, f"{name} leaves out {missing}"
+
+
+@pytest.mark.parametrize("name", [name for name, _ in modules() if name != "__main__"])
+def test_examples_in_docstrings(name):
+    __import__(f"keras_effv2.{name}" if name != "__init__" else "keras_effv2")
+    module = sys.modules[f"keras_effv2.{name}" if name != "__init__" else "keras_effv2"]
+    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0

@@ -1,0 +1,176 @@
+"""The command line as its user meets it: in order, then with everything wrong."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import tiny_data
+from PIL import Image
+
+from keras_effv2 import cli, layers
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures in one folder a class, with a damaged one among them."""
+    root = tmp_path_factory.mktemp("photos")
+    for part, split in (("train", tiny_data().train), ("val", tiny_data().validation)):
+        for i, (picture, label) in enumerate(zip(split.pictures, split.labels, strict=True)):
+            target = root / part / split.class_names[label]
+            target.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(target / f"{i}.png")
+    (root / "train" / "red" / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    return root
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    """An untrained network that knows the names of its classes."""
+    from conftest import build_convnet
+
+    model = build_convnet()
+    pixels = layers.find_pixels(model)
+    pixels.image_size, pixels.class_names = 32, tiny_data().class_names
+    path = tmp_path_factory.mktemp("model") / "m.keras"
+    model.save(path)
+    return path
+
+
+def run(capsys, *argv):
+    code = cli.main([str(text) for text in argv])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_from_pictures_to_exports(folder, model_file, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    flags = [f"--data=folder:{folder}", f"--model_file={model_file}"]
+    recipe = [
+        "--recipe=finetune",
+        "--recipe.epochs=6",
+        "--recipe.batch_size=8",
+        "--recipe.learning_rate=0.01",
+        "--recipe.ema=0",
+        "--recipe.flip=false",
+    ]
+    small = ["--recipe.crop_area=0.9,1"]
+    code, out, err = run(
+        capsys, "train", *flags, *recipe, *small, f"--workdir={workdir}", "--format=json"
+    )
+    assert code == 0, err
+    summary = json.loads(out.splitlines()[-1])
+    assert summary["images"] == 10 and "torn.jpg" in summary["skipped_pictures"][0]
+    for name in ("model.keras", "report.html", "metrics.csv", "history.png", "recipe.json"):
+        assert (workdir / name).stat().st_size > 0, name
+    assert json.loads((workdir / "recipe.json").read_text())["flip"] is False
+
+    trained = f"--model_file={workdir / 'model.keras'}"
+    code, out, err = run(capsys, "evaluate", trained, flags[0], "--format=json")
+    assert code == 0 and json.loads(out)["top1"] == summary["top1"], err
+
+    photo = folder / "val" / "red" / "0.png"
+    code, out, err = run(capsys, "predict", photo, trained, "--format=json", "--top=2")
+    assert code == 0, err
+    scores = {c["name"]: c["score"] for c in json.loads(out)[0]["classes"]}
+    model = keras.models.load_model(workdir / "model.keras")
+    pixels = np.asarray(Image.open(photo))[None].astype("float32")
+    size = layers.find_pixels(model).image_size
+    expected = model.predict(keras.ops.image.resize(pixels, (size, size)), verbose=0)[0]
+    names = (workdir / "labels.txt").read_text().split()
+    for name, score in scores.items():
+        assert score == pytest.approx(expected[names.index(name)], abs=1e-4)
+
+    for form, target in (("hub", "hub"), ("saved_model", "lean"), ("tflite", "m.tflite")):
+        output = tmp_path / target
+        code, out, err = run(
+            capsys,
+            "export",
+            trained,
+            f"--format={form}",
+            f"--output={output}",
+            f"--images={folder}/val",
+        )
+        assert code == 0 and output.exists(), err
+
+
+def test_what_effv2_says_of_itself(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0 and all(f"  {name} " in out for name in cli.COMMANDS)
+    for name in cli.COMMANDS:
+        code, out, _ = run(capsys, name, "--help")
+        assert code == 0 and out.startswith(f"usage: effv2 {name} ")
+    code, out, _ = run(capsys, "models", "--format=json")
+    assert {row["name"] for row in json.loads(out)} > {"EfficientNetV2XL", "CoAtNet7"}
+    code, out, _ = run(capsys, "doctor", "--format=json")
+    assert any(row["name"] == "tensorflow" and row["ok"] for row in json.loads(out))
+    code, out, _ = run(capsys, "export", "--help")
+    assert "--quantize: <float16|int8>: " in out
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("", 2, ""),
+        ("fly", 2, "there is no command 'fly'. Commands: models, predict"),
+        ("predict", 2, "no pictures: give files, folders, globs"),
+        ("predict x.jpg --model=B0", 2, "there is no model 'B0'; models: EfficientNetV2B0"),
+        ("predict x.jpg --modle=B0", 2, "Unknown command line flag 'modle'"),
+        ("predict {none} --model_file={model}", 1, "none.jpg: No such file or directory."),
+        ("predict {torn} --model_file={model}", 1, "torn.jpg is "),
+        ("predict {photo} --model_file=no.keras", 1, "There is no model file no.keras."),
+        ("predict {photo} --weights=best", 1, "has no weights 'best'. Known tags: imagenet,"),
+        ("predict {photo} --top=0", 2, "--top=0: 0 is not a positive integer"),
+        ("train --data=digits", 2, "--workdir is missing"),
+        ("train --workdir={work}", 2, "--data is missing"),
+        ("train --data=digits --workdir={work} --recipe=x", 2, "Recipes: "),
+        (
+            "train --data=digits --workdir={work} --recipe.epochs=many",
+            2,
+            "--recipe.epochs is a int",
+        ),
+        (
+            "train --data=digits --workdir={work} --recipe.speed=1",
+            2,
+            "has no field 'speed'; fields",
+        ),
+        ("train --data=folder:{none} --workdir={work} --model_file={model}", 1, "none.jpg"),
+        (
+            "train --data=cifar --workdir={work}",
+            1,
+            "No data set 'cifar': give 'digits', 'folder:PATH'",
+        ),
+        ("finetune --data=digits", 2, "--workdir is missing"),
+        ("evaluate --model_file={model} --data=digits", 1, "does not know the class"),
+        ("export --model_file={model}", 2, "--output is missing"),
+        ("export --model_file={model} --output={work} --publish=hf", 2, "--publish needs --handle"),
+        ("convert --model=CoAtNet0", 2, "--weights and --output are needed"),
+        ("benchmark --measure=beauty", 1, "beauty"),
+    ],
+)
+def test_misuse_gets_a_sentence(command, code, message, folder, model_file, tmp_path, capsys):
+    places = {
+        "none": tmp_path / "none.jpg",
+        "torn": folder / "train" / "red" / "torn.jpg",
+        "photo": folder / "val" / "red" / "0.png",
+        "model": model_file,
+        "work": tmp_path / "work",
+    }
+    got, out, err = run(capsys, *command.format(**places).split())
+    assert got == code, err
+    assert message in err + ("" if message else out)
+    assert "Traceback" not in err and len(err.strip().splitlines()) <= 2
+    assert not (tmp_path / "work").exists() or not any((tmp_path / "work").glob("*.keras"))
+
+
+def test_lists_from_stdin_in_a_process_of_its_own(folder, model_file):
+    photos = "\n".join(
+        str(folder / "val" / name / f"{i}.png") for i, name in enumerate(("red", "green"))
+    )
+    command = [sys.executable, "-m", "keras_effv2", "predict", "-", "--model_file", str(model_file)]
+    done = subprocess.run(command, input=photos + "\n", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "red/0.png\n" in done.stdout and "green/1.png\n" in done.stdout
+    assert done.stdout.count("%") == 8

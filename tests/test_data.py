@@ -1,0 +1,409 @@
+"""Data sets: which picture is where, in which order, and what is said when it cannot be used."""
+
+import collections
+import hashlib
+import io
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from sklearn.datasets import load_digits
+
+from keras_effv2 import data, imagenet, progressive
+from keras_effv2.augment import Augment
+
+STILL = Augment(flip=False, crop_area=(1.0, 1.0))
+
+
+def numbered(count, classes=3, side=4):
+    """A split whose i-th picture has the value i everywhere."""
+    pictures = np.arange(count, dtype="uint8")[:, None, None, None]
+    labels = np.arange(count) % classes
+    return data.Split("abc"[:classes], labels, np.tile(pictures, (1, side, side, 3)))
+
+
+def numbers(batches):
+    """The numbers of the pictures of every batch."""
+    return [batch[0].numpy()[:, 0, 0, 0].astype(int).tolist() for batch in batches]
+
+
+def encoded(pixels, kind="PNG", **settings):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **settings)
+    return file.getvalue()
+
+
+def noise(seed, height=12, width=16):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype("uint8")
+
+
+def fill(root, classes=("cat", "dog"), count=10, first=0):
+    """Writes `count` different pictures a class."""
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            (root / name / f"{i:03}.png").write_bytes(encoded(noise(first + 1000 * label + i)))
+    return root
+
+
+def hashes(split):
+    return [hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest() for name in split.pictures]
+
+
+def splits_of(loaded):
+    return [split for split in (loaded.train, loaded.validation, loaded.test) if split]
+
+
+# --------------------------------------------------------------------------------------- digits
+
+
+@pytest.mark.parametrize("validation", (0.1, 0.25))
+def test_digits_are_scikit_learns_each_in_one_split(validation):
+    digits = data.load("digits", validation=validation)
+    source = load_digits()
+    assert digits.class_names == tuple("0123456789")
+    ours = collections.Counter()
+    for split in splits_of(digits):
+        for picture, label in zip(split.pictures, split.labels, strict=True):
+            assert (picture == picture[..., :1]).all()
+            ours[(np.rint(picture[..., 0] / 255 * 16).astype(int).tobytes(), int(label))] += 1
+    wanted = zip(source.images, source.target, strict=True)
+    assert ours == collections.Counter((i.astype(int).tobytes(), int(label)) for i, label in wanted)
+    for split in (digits.validation, digits.test):
+        assert len(split) == pytest.approx(validation * 1797, abs=5)  # rounded in each class
+        assert set(split.labels) == set(range(10))
+
+
+def test_another_seed_is_another_split():
+    first, same, other = (data.load("digits", seed=seed).test for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.pictures, same.pictures)
+    assert not np.array_equal(first.pictures, other.pictures)
+
+
+# --------------------------------------------------------------------------------------- folder
+
+
+def test_folder_splits_are_disjoint_complete_and_sized(tmp_path):
+    loaded = data.load(f"folder:{fill(tmp_path / 'pets', count=20)}")
+    assert loaded.class_names == ("cat", "dog")
+    everything = [content for split in splits_of(loaded) for content in hashes(split)]
+    assert len(everything) == len(set(everything)) == 40
+    for split, count in zip(splits_of(loaded), (16, 2, 2), strict=True):
+        assert np.bincount(split.labels).tolist() == [count, count]
+        for name, label in zip(split.pictures, split.labels, strict=True):
+            assert pathlib.Path(name).parent.name == loaded.class_names[label]
+
+
+def test_folder_split_depends_on_the_pictures_alone(tmp_path):
+    """Not on the path, the file names, or the order in which the file system lists them."""
+    fill(tmp_path / "a")
+    for name in ("cat", "dog"):
+        (tmp_path / "b" / name).mkdir(parents=True)
+        for file in sorted((tmp_path / "a" / name).iterdir(), reverse=True):
+            shutil.copy(file, tmp_path / "b" / name / f"x{99 - int(file.stem)}.png")
+    first, second = (data.load(str(tmp_path / name)) for name in "ab")
+    for one, other in zip(splits_of(first), splits_of(second), strict=True):
+        assert sorted(hashes(one)) == sorted(hashes(other))
+    third = data.load(str(tmp_path / "a"), seed=1)
+    assert set(hashes(first.train)) != set(hashes(third.train))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_of_a_picture_stay_in_one_split(tmp_path, seed):
+    fill(tmp_path, count=12)
+    for file in list((tmp_path / "cat").iterdir()):
+        shutil.copy(file, file.with_stem(file.stem + " (1)"))
+        shutil.copy(file, tmp_path / "dog" / f"from cat {file.name}")
+    loaded = data.load(str(tmp_path), seed=seed)
+    contents = [set(hashes(split)) for split in splits_of(loaded)]
+    assert sum(map(len, contents)) == len(set.union(*contents)) == 24
+    assert sum(map(len, splits_of(loaded))) == 48
+
+
+@pytest.mark.parametrize("validation", ("validation", "val", "valid"))
+def test_given_splits_are_used(tmp_path, validation):
+    folders = dict(zip(("train", validation, "test"), (8, 3, 2), strict=True))
+    for i, (name, count) in enumerate(folders.items()):
+        fill(tmp_path / name, count=count, first=100 * i)
+    loaded = data.load(str(tmp_path))
+    for split, (name, count) in zip(splits_of(loaded), folders.items(), strict=True):
+        assert len(split) == 2 * count
+        assert {pathlib.Path(file).parents[1].name for file in split.pictures} == {name}
+
+
+def test_a_lone_val_is_looked_at_once(tmp_path):
+    fill(tmp_path / "train", count=20)
+    fill(tmp_path / "val", count=3, first=100)
+    loaded = data.load(str(tmp_path))
+    assert [len(split) for split in splits_of(loaded)] == [36, 4, 6]
+    assert {pathlib.Path(file).parents[1].name for file in loaded.test.pictures} == {"val"}
+    assert not set(hashes(loaded.train)) & set(hashes(loaded.validation))
+
+
+def test_a_picture_of_two_given_splits_is_named(tmp_path, caplog):
+    fill(tmp_path / "train", count=4)
+    fill(tmp_path / "val", count=2, first=100)
+    shutil.copy(tmp_path / "train" / "cat" / "001.png", tmp_path / "val" / "cat" / "same.png")
+    data.load(str(tmp_path))
+    assert "same.png" in caplog.text and "001.png" in caplog.text
+
+
+def damaged(tmp_path):
+    """A folder with a JPEG cut in half, a text that calls itself JPEG and an empty PNG."""
+    fill(tmp_path, count=6)
+    whole = encoded(noise(7, 64, 64), "JPEG")
+    (tmp_path / "cat" / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cat" / "text.jpeg").write_text("<html>not found</html>")
+    (tmp_path / "dog" / "empty.png").write_bytes(b"")
+    (tmp_path / "dog" / "notes.txt").write_text("not counted as damaged")
+    return tmp_path
+
+
+def test_damaged_pictures_are_skipped_counted_and_named(tmp_path, caplog):
+    loaded = data.load(str(damaged(tmp_path)))
+    assert sum(map(len, splits_of(loaded))) == 12
+    skipped = sorted(pathlib.Path(name).name for name in loaded.train.skipped)
+    assert skipped == ["empty.png", "half.jpg", "text.jpeg"]
+    assert "3 damaged pictures" in caplog.text and "half.jpg" in caplog.text
+    batches = loaded.train.train_batches(image_size=8, batch_size=2)
+    assert sum(len(images) for images, _ in batches) == len(loaded.train) // 2 * 2
+
+
+def test_strict_fails_on_the_first_damaged_picture(tmp_path):
+    with pytest.raises(ValueError, match=r"half\.jpg is damaged. Remove it"):
+        data.load(str(damaged(tmp_path)), strict=True)
+
+
+ERRORS = {
+    "unknown": ("mnist", ValueError, "'mnist'.*'digits', 'folder:PATH'.*'tfds:NAME'"),
+    "missing folder": ("folder:{}/nowhere", FileNotFoundError, "nowhere. Check the path"),
+    "empty folder": ("{}/empty", ValueError, r"0 class folder\(s\) \(none\).*at least two"),
+    "one class": ("{}/one", ValueError, r"1 class folder\(s\) \(cat\).*PATH/CLASS/picture.jpg"),
+    "no pictures": ("{}/texts", ValueError, r"texts/a has 0 usable.*1 with other ext.*\.png"),
+    "one picture": ("{}/few", ValueError, r"few/cat has 1 usable.*at least 2"),
+    "equal pictures": ("{}/equal", ValueError, "'cat' has too few different.*Add pictures"),
+    "other classes": ("{}/other", ValueError, r"missing \['dog'\], unexpected \['eel'\]"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_say_what_came_and_what_to_do(tmp_path, case):
+    (tmp_path / "empty").mkdir()
+    fill(tmp_path / "one", ("cat",))
+    fill(tmp_path / "few", count=1)
+    for name in "ab":
+        (tmp_path / "texts" / name).mkdir(parents=True)
+        (tmp_path / "texts" / name / "notes.txt").write_text("-")
+    for name in ("cat", "dog"):
+        (tmp_path / "equal" / name).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "equal" / name / f"{i}.png").write_bytes(encoded(noise(0)))
+    fill(tmp_path / "other" / "train")
+    fill(tmp_path / "other" / "val", ("cat", "eel"))
+    spec, error, message = ERRORS[case]
+    with pytest.raises(error, match=message):
+        data.load(spec.format(tmp_path))
+
+
+@pytest.mark.parametrize("part", (0, 0.5, -1))
+def test_validation_is_a_part(part):
+    with pytest.raises(ValueError, match=rf"`validation` is a part in \(0, 0.5\).*{part}"):
+        data.load("digits", validation=part)
+
+
+def test_tfds_that_is_not_installed_says_how(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ImportError, match=r"tfds:cifar10 .*pip install 'keras_effv2\[data\]'"):
+        data.load("tfds:cifar10")
+
+
+# ------------------------------------------------------------------------------ training batches
+
+
+@pytest.mark.parametrize("shards", (1, 2, 3))
+def test_shards_make_the_global_batches(shards):
+    split, whole = numbered(50), 12
+    settings = {"image_size": 4, "seed": 3, "epoch": 1, "augment": STILL}
+    wanted = split.order(3, 1)[:48].reshape(4, 12).tolist()
+    parts = [
+        numbers(split.train_batches(batch_size=whole // shards, shard=(i, shards), **settings))
+        for i in range(shards)
+    ]
+    assert [sum(batches, []) for batches in zip(*parts, strict=True)] == wanted
+    assert len(set(sum(wanted, []))) == 48
+
+
+@pytest.mark.parametrize("shards", (1, 2, 3))
+def test_shards_cover_an_epoch_with_its_remainder(shards):
+    seen = []
+    for i in range(shards):
+        batches = numbered(50).train_batches(
+            image_size=4, batch_size=4, shard=(i, shards), drop_remainder=False, augment=STILL
+        )
+        seen += sum(numbers(batches), [])
+    assert sorted(seen) == list(range(50))
+
+
+def test_labels_belong_to_their_pictures():
+    for images, labels in numbered(50).train_batches(image_size=4, batch_size=10, augment=STILL):
+        np.testing.assert_array_equal(labels, np.eye(3)[images.numpy()[:, 0, 0, 0] % 3])
+
+
+def test_the_order_is_a_permutation_that_differs_by_seed_and_epoch():
+    split = numbered(50)
+    orders = [tuple(split.order(seed, epoch)) for seed in range(4) for epoch in range(4)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len(set(orders)) == 16
+    first = np.array([split.order(0, epoch)[0] for epoch in range(1000)])
+    assert np.bincount(first, minlength=50).max() < 20 + 5 * np.sqrt(20)  # no favourite
+
+
+@pytest.mark.parametrize("seed, epoch", ((0, 0), (2**40 + 7, 5000)))
+def test_a_skipped_start_changes_nothing_after_it(seed, epoch):
+    split = data.load("digits").validation
+    settings = {
+        "image_size": 16,
+        "batch_size": 25,
+        "seed": seed,
+        "epoch": epoch,
+        "augment": Augment(randaugment=10, layers=1, mixup=0.5, cutmix=0.5, erasing=0.3),
+    }
+    whole = list(split.train_batches(**settings))
+    for skip in (3, len(whole)):
+        rest = list(split.train_batches(skip=skip, **settings))
+        assert len(rest) == len(whole) - skip
+        for ours, wanted in zip(rest, whole[skip:], strict=True):
+            np.testing.assert_array_equal(ours[0], wanted[0])
+            np.testing.assert_array_equal(ours[1], wanted[1])
+    other = next(iter(split.train_batches(**{**settings, "epoch": epoch + 1})))
+    assert not np.array_equal(other[0], whole[0][0])
+
+
+def test_skipped_pictures_are_not_read(tmp_path):
+    split = data.load(str(fill(tmp_path))).train
+    for i in split.order(0, 0)[:4]:
+        pathlib.Path(split.pictures[i]).unlink()
+    assert len(list(split.train_batches(image_size=8, batch_size=4, skip=1))) == 3
+
+
+def test_each_phase_has_its_size():
+    phases = progressive.ramp(8, 4, image_size=(128, 300))
+    for phase, size in zip(phases, (128, 185, 243, 300), strict=True):
+        images, _ = next(iter(numbered(4).train_batches(image_size=phase.image_size, batch_size=2)))
+        assert images.shape == (2, size, size, 3) and images.dtype == "uint8"
+
+
+def test_a_batch_larger_than_the_split_is_an_error():
+    with pytest.raises(ValueError, match="batch of 51 .* 50 pictures.*at most 50"):
+        numbered(50).steps(51)
+    assert numbered(50).steps(16) == 3
+
+
+# ---------------------------------------------------------------------------- evaluation batches
+
+
+@pytest.mark.parametrize("shards", (1, 2, 3))
+@pytest.mark.parametrize("count", (5, 24, 50))
+def test_every_picture_is_evaluated_once(count, shards):
+    seen, lengths = [], set()
+    for i in range(shards):
+        batches = list(numbered(count).eval_batches(image_size=4, batch_size=4, shard=(i, shards)))
+        lengths.add(len(batches))
+        for images, labels, mask in batches:
+            assert images.shape == (4, 4, 4, 3) and labels.shape == (4, 3)
+            own = images.numpy()[mask.numpy() == 1, 0, 0, 0].astype(int)
+            np.testing.assert_array_equal(labels.numpy()[mask.numpy() == 1], np.eye(3)[own % 3])
+            seen += own.tolist()
+    assert sorted(seen) == list(range(count))
+    assert lengths == {-(-count // (4 * shards))}
+
+
+def evaluated(tmp_path, content, size, **settings):
+    (tmp_path / "picture").write_bytes(content)
+    split = data.Split("ab", [0], [str(tmp_path / "picture")])
+    ((images, _, _),) = split.eval_batches(image_size=size, batch_size=1, **settings)
+    return images.numpy()[0]
+
+
+FILES = {
+    "PNG": lambda x: encoded(x),
+    "BMP": lambda x: encoded(x, "BMP"),
+    "lossless WebP": lambda x: encoded(x, "WEBP", lossless=True),
+    "grey PNG": lambda x: encoded(x[..., 0]),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_files_give_their_pixels(tmp_path, kind):
+    pixels = noise(1, 20, 20)
+    wanted = np.repeat(pixels[..., :1], 3, -1) if kind.startswith("grey") else pixels
+    np.testing.assert_array_equal(evaluated(tmp_path, FILES[kind](pixels), 20), wanted)
+
+
+def smooth(side=32):
+    y, x = np.mgrid[:side, :side] * (255 / (side - 1))
+    return np.stack([y, x, 255 - y], -1).astype("uint8")
+
+
+def jpeg(picture, **settings):
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=95, **settings)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_stand_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = jpeg(Image.fromarray(smooth()), exif=exif)
+    wanted = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+    np.testing.assert_allclose(evaluated(tmp_path, content, 32), wanted, atol=6)
+
+
+@pytest.mark.parametrize("mode", ("RGB", "L", "CMYK"))
+def test_jpegs_of_all_kinds_are_read(tmp_path, mode):
+    picture = Image.fromarray(smooth()).convert(mode)
+    wanted = np.asarray(picture.convert("RGB"))
+    np.testing.assert_allclose(evaluated(tmp_path, jpeg(picture), 32), wanted, atol=16)
+
+
+def test_the_centre_is_cut_as_automl_does(tmp_path):
+    pixels = noise(2, 64, 96)  # side 64 * 32 / (32 + 32) of the centre
+    ours = evaluated(tmp_path, encoded(pixels), 32, crop="automl")
+    np.testing.assert_array_equal(ours, pixels[16:48, 32:64])
+
+
+@pytest.mark.parametrize("crop", ("none", "automl"))
+@pytest.mark.parametrize("resize", ("bilinear", "bicubic"))
+def test_evaluation_sees_what_prediction_sees(tmp_path, crop, resize):
+    pixels = noise(3, 50, 70)
+    ours = evaluated(tmp_path, encoded(pixels), 24, crop=crop, resize=resize)
+    # TensorFlow takes cubic weights from a table of 1024 entries
+    np.testing.assert_allclose(ours, imagenet.prepare(pixels, 24, crop, resize), atol=0.2)
+
+
+def test_training_crops_are_parts_of_the_picture():
+    """A ramp from left to right: each crop is a ramp between two of its values."""
+    ramp = np.broadcast_to(np.arange(0, 256, 2, dtype="uint8")[None, :, None], (128, 128, 3))
+    split = data.Split("ab", [0, 1] * 32, np.tile(ramp, (64, 1, 1, 1)))
+    settings = Augment(flip=False, crop_area=(0.45, 0.55))
+    ((images, _),) = split.train_batches(image_size=32, batch_size=64, augment=settings)
+    images = images.numpy().astype(int)
+    assert (np.ptp(images, axis=(1, 3)) == 0).all()
+    steps = np.diff(images[:, 0, :, 0])
+    width = steps.mean(1) * 32 / 2  # columns of the crop
+    assert (np.ptp(steps, axis=1) <= 2).all()
+    low, high = 128 * np.sqrt(0.45 * 3 / 4), 128 * np.sqrt(0.55 * 4 / 3)
+    assert low - 3 < width.min() < width.max() < high + 3
+    assert np.ptp(width) > 10 and len(set(images[:, 0, 0, 0])) > 10
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    (("digits", True), ("tfds:cifar10", True), ("folder:x", True), ("imagenet", False)),
+)
+def test_descriptions_are_recognised(text, wanted):
+    assert data.is_spec(text) is wanted

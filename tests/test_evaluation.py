@@ -1,0 +1,120 @@
+"""Judging a model, against scikit-learn, SciPy's formula and pictures with known answers."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import build_convnet, tiny_data
+from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
+
+from keras_effv2 import evaluation, layers
+
+
+@pytest.fixture
+def model():
+    keras.utils.set_random_seed(3)
+    return build_convnet()
+
+
+def test_numbers_are_scikit_learns(model):
+    judged = evaluation.evaluate(model, tiny_data(), image_size=32)
+    split = tiny_data().validation
+    scores = model.predict(split.pictures.astype("float32"), verbose=0)
+    np.testing.assert_allclose(judged.probabilities, scores, atol=1e-5)
+    assert judged.split == "validation" and judged.images == len(split) == 10
+    best = scores.argmax(1)
+    assert judged.top1 == pytest.approx((best == split.labels).mean())
+    assert judged.top5 == 1.0  # there are four classes
+    np.testing.assert_array_equal(
+        judged.confusion, confusion_matrix(split.labels, best, labels=range(4))
+    )
+    scores = scores.astype("float64") / scores.sum(1, keepdims=True, dtype="float64")
+    assert judged.loss == pytest.approx(log_loss(split.labels, scores, labels=range(4)), rel=1e-4)
+
+
+def test_top_five_of_many_classes():
+    rng = np.random.default_rng(0)
+    scores = rng.dirichlet(np.ones(20), size=200).astype("float32")
+    labels = rng.integers(0, 20, 200)
+    judged = evaluation.judge(scores, labels, [str(i) for i in range(20)])
+    expected = top_k_accuracy_score(labels, scores, k=5, labels=range(20))
+    assert judged.top5 == pytest.approx(expected)
+    assert judged.top1_interval[0] < judged.top1 < judged.top1_interval[1]
+
+
+def test_wilson_interval():
+    """Agresti and Coull 1998 give 0.0 .. 0.2775 for none of ten."""
+    assert evaluation.wilson(0, 10) == pytest.approx((0.0, 0.27753), abs=1e-5)
+    assert evaluation.wilson(10, 10) == pytest.approx((0.72247, 1.0), abs=1e-5)
+
+
+def test_calibration_error_in_closed_form():
+    confidence = np.float32([0.9] * 10 + [0.6] * 10)
+    correct = np.array([True] * 7 + [False] * 3 + [True] * 6 + [False] * 4)
+    assert evaluation.calibration_error(confidence, correct) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_sigmoid_heads_give_sigmoid_probabilities(model):
+    layers.find_pixels(model).activation = "sigmoid"
+    pictures = tiny_data().validation.pictures.astype("float32")
+    logits = layers.logits_of(model)(pictures, training=False).numpy()
+    np.testing.assert_allclose(
+        evaluation.probabilities(model)(pictures), 1 / (1 + np.exp(-logits)), atol=1e-6
+    )
+
+
+def test_classes_meet_by_name(model):
+    data = tiny_data()
+    names = ("grey", "blue", "green", "red")
+    layers.find_pixels(model).class_names = names
+    judged = evaluation.evaluate(model, data, image_size=32)
+    scores = model.predict(data.validation.pictures.astype("float32"), verbose=0)
+    order = [names.index(name) for name in data.class_names]
+    np.testing.assert_allclose(judged.probabilities, scores[:, order], atol=1e-5)
+    layers.find_pixels(model).class_names = ("a", "b", "c", "d")
+    with pytest.raises(ValueError, match="does not know the class 'red'. Its classes: a, b"):
+        evaluation.evaluate(model, data, image_size=32)
+    with pytest.raises(ValueError, match="no split 'test'. Splits: train, validation"):
+        evaluation.evaluate(model, data, split="test")
+
+
+def test_pixels_from_0_to_1_are_noticed(caplog):
+    evaluation.warn_of_small_pixels(np.full((1, 8, 8, 3), 0.9))
+    assert "models here take 0..255, not 0..1" in caplog.text
+
+
+def test_report_stands_alone(model, tmp_path):
+    judged = evaluation.evaluate(model, tiny_data(), tmp_path, image_size=32)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 3
+    assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
+    for name in tiny_data().class_names:
+        assert name in page
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == judged.summary()
+
+
+def test_gradcam_finds_what_the_class_is_seen_by(tiny_effnet):
+    """A head that reads one channel: the map is that channel's activation, by the definition."""
+    model = tiny_effnet(input_shape=(64, 64, 3))
+    head = model.get_layer("predictions")
+    kernel = np.zeros(head.kernel.shape, "float32")
+    kernel[5, 3] = 1.0
+    head.set_weights([kernel, np.zeros(10, "float32")])
+    images = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
+    heat = evaluation.gradcam(model, images, class_index=3)[0]
+    maps = keras.Model(model.input, model.get_layer("top_activation").output)(images)[0]
+    expected = np.maximum(maps[..., 5], 0)
+    expected = expected / expected.max()
+    resized = keras.ops.image.resize(expected[..., None], (64, 64))[..., 0]
+    assert heat.shape == (64, 64)
+    assert np.corrcoef(heat.ravel(), np.ravel(resized))[0, 1] > 0.99
+
+
+def test_attention_maps_are_probabilities(tiny_coatnet):
+    model = tiny_coatnet(input_shape=(64, 64, 3))
+    images = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
+    maps = evaluation.attention_maps(model, images)
+    assert maps.shape == (1, 4, 4, 4)  # heads of 4 channels in 16, a grid of 2 x 2
+    np.testing.assert_allclose(maps.sum(-1), 1, atol=1e-5)
+    assert (maps >= 0).all()

@@ -1,0 +1,118 @@
+"""Fine-tuning: what learns, the solved head, the plan, and the whole way on a tiny network."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import tiny_data, tiny_efficientnet_row
+from sklearn.linear_model import LogisticRegression
+
+import keras_effv2 as kev
+from keras_effv2 import data, finetuning, models
+from keras_effv2.models import efficientnet_v2
+
+
+def step(model):
+    """One step on noise; the names of the weights that it changed."""
+    before = [weight.numpy() for weight in model.weights]
+    images = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype("float32")
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    model.train_on_batch(images, np.arange(8))
+    changed = zip(before, model.weights, strict=True)
+    return {weight.path for old, weight in changed if not np.array_equal(old, weight)}
+
+
+@pytest.mark.parametrize("policy", finetuning.POLICIES)
+def test_frozen_is_frozen(policy, tiny_effnet):
+    """Statistics of batch normalisation too."""
+    model = finetuning.freeze(tiny_effnet(input_shape=(32, 32, 3), drop_path=0.0), policy)
+    moved = step(model)
+    everything = {weight.path for weight in model.weights if "seed" not in weight.path}
+    norms = {path for path in everything if "_bn/" in path or "bn/" in path}
+    expected = {
+        "none": everything,
+        "batch_norm": everything - norms,
+        "backbone": {path for path in everything if "predictions" in path},
+    }[policy]
+    assert moved == expected
+
+
+def test_freeze_refuses(tiny_effnet):
+    with pytest.raises(ValueError, match="`policy` is one of none, batch_norm, backbone"):
+        finetuning.freeze(tiny_effnet(), "all")
+    with pytest.raises(ValueError, match="no head named `predictions`"):
+        finetuning.freeze(tiny_effnet(include_top=False), "backbone")
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_solved_head_is_logistic_regression(classes, tiny_effnet):
+    """The same decisions as scikit-learn's on the features, for two classes and for more."""
+    pictures = tiny_data(count=200).train
+    keep = np.flatnonzero(pictures.labels < classes)
+    split = data.Split(
+        pictures.class_names[:classes], pictures.labels[keep], pictures.pictures[keep]
+    )
+    model = tiny_effnet(classes=classes, input_shape=(32, 32, 3))
+    score = finetuning.fit_head(model, split, 32)
+    assert score >= 1.5 / classes
+    inputs = split.pictures.astype("float32")
+    body = keras.Model(model.input, model.get_layer("predictions").input)
+    features = body.predict(inputs, verbose=0)
+    features = (features - features.mean(0)) / (features.std(0) + 1e-3)
+    ours = model.predict(inputs, verbose=0)
+    best = min(
+        np.abs(
+            LogisticRegression(C=c, max_iter=200)
+            .fit(features, split.labels)
+            .predict_proba(features)
+            - ours
+        ).max()
+        for c in (0.0003, 0.003, 0.03)
+    )
+    assert best < 1e-3
+
+
+def test_a_class_without_pictures_is_never_named(tiny_effnet):
+    pictures = tiny_data(count=80).train
+    keep = np.flatnonzero(pictures.labels != 1)
+    split = pictures.select(keep)
+    model = tiny_effnet(classes=4, input_shape=(32, 32, 3))
+    finetuning.fit_head(model, split, 32)
+    assert (model.predict(split.pictures.astype("float32"), verbose=0)[:, 1] < 1e-2).all()
+
+
+def test_plan_fits_data_and_machine():
+    few = finetuning.plan("EfficientNetV2B0", 100, accelerator=False)
+    many = finetuning.plan("EfficientNetV2B0", 50_000, accelerator=True)
+    assert few.epochs > many.epochs >= 4 and few.batch_size < many.batch_size
+    for recipe in (few, many, finetuning.plan("CoAtNet1", 7, image_size=200, epochs=1)):
+        assert all(phase.image_size % 32 == 0 for phase in recipe.phases)
+        assert recipe.phases[-1].stop_epoch == recipe.epochs
+    assert finetuning.plan("EfficientNetV2S", 1000, accelerator=True).phases[-1].image_size == 384
+    assert finetuning.plan("EfficientNetV2S", 1000, accelerator=False).phases[-1].image_size == 224
+
+
+def test_the_whole_way(tmp_path, monkeypatch):
+    """From weights of another task to a hub export; a second call resumes and finds it done."""
+    row = tiny_efficientnet_row(name="EfficientNetV2B0")
+    monkeypatch.setitem(models.VARIANTS, "EfficientNetV2B0", row)
+    monkeypatch.setattr(
+        kev, "EfficientNetV2B0", lambda **options: efficientnet_v2.build(row, **options)
+    )
+    start = efficientnet_v2.build(row, weights=None, classes=7)
+    start.save_weights(tmp_path / "start.weights.h5")
+    options = {"weights": str(tmp_path / "start.weights.h5"), "epochs": 2, "image_size": 32}
+    colours = tiny_data(count=96)
+    result, judged = finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "run", **options)
+    assert judged.top1 >= 0.5 and result.resumed_from == 0
+    stem = result.model.get_layer("stem_bn").moving_mean
+    np.testing.assert_array_equal(stem, start.get_layer("stem_bn").moving_mean)
+    served = tf.saved_model.load(str(tmp_path / "run" / "hub"))
+    pictures = colours.validation.pictures.astype("float32")
+    logits = served(pictures / 255, training=False).numpy()
+    np.testing.assert_array_equal(logits.argmax(1), judged.probabilities.argmax(1))
+    assert "--image_size=32" in (tmp_path / "run" / "command.txt").read_text()
+    again, same = finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "run", **options)
+    assert again.resumed_from == again.steps == result.steps and same.top1 == judged.top1
+    with pytest.raises(ValueError, match="no model 'B0'. Models: EfficientNetV2B0"):
+        finetuning.finetune("B0", colours, tmp_path / "other")

@@ -1,0 +1,61 @@
+"""The README says what is true: its code runs, its table is the program's, its commands exist."""
+
+import pathlib
+import re
+import shlex
+
+import pytest
+from absl import flags
+
+from keras_effv2 import cli
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_python_runs(tmp_path, monkeypatch):
+    """Blocks share names, as a reader who types them one after the other has it."""
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["model"].count_params() == 5_932_122  # B0 of the paper with ten classes
+
+
+def test_model_table_is_the_programs(capsys):
+    assert cli.main(["models", "--format=markdown"]) == 0
+    table = capsys.readouterr().out
+    assert (
+        f"<!-- models: effv2 models --format=markdown -->\n{table}<!-- end of models -->" in README
+    )
+
+
+def commands():
+    texts = [README, *(path.read_text() for path in ROOT.glob("docs/*.md"))]
+    texts += [path.read_text() for path in ROOT.glob("examples/*.md")]
+    found = {line for text in texts for line in re.findall(r"^effv2 .*", text, re.MULTILINE)}
+    return sorted(found)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_have_these_flags(command):
+    _, name, *rest = shlex.split(command, comments=True)
+    values = flags.FlagValues()
+    cli.COMMANDS[name].define(values)
+    values(["effv2", *(re.sub(r"^--recipe\.\w+", "--recipe_field", text) for text in rest)])
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for text in (README, (ROOT / "CONTRIBUTING.md").read_text()):
+        assert set(re.findall(r"\bmake (\w+)", text)) <= targets
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_files_that_are_named_exist():
+    for name in re.findall(r"`((?:keras_effv2|examples|docs|weights|benchmarks)/[\w./]*)`", README):
+        assert (ROOT / name).exists(), name

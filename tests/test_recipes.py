@@ -1,0 +1,332 @@
+"""Recipes against their sources, schedules and optimizers against written-out arithmetic."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_effv2 as kev
+from keras_effv2 import data, progressive, recipes
+from keras_effv2.recipes import Recipe, Schedule
+
+V2 = [f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L", "XL")]
+COATNET = [f"CoAtNet{number}" for number in range(6)]
+
+
+def recipe(**changes):
+    return Recipe(**{"name": "r", "source": "-", "epochs": 6, "batch_size": 8, **changes})
+
+
+# ------------------------------------------------------------------------------------ schedules
+
+# shape -> rate after the warm-up, of peak 0.4, minimum 0.1, 100 steps, 20 of warm-up, stairs of 7
+AFTER = {
+    "cosine": lambda t: 0.1 + 0.3 * (1 + np.cos(np.pi * np.minimum(1, (t - 20) / 80))) / 2,
+    "linear": lambda t: 0.4 - 0.3 * np.minimum(1, (t - 20) / 80),
+    "staircase": lambda t: 0.4 * 0.9 ** (t // 7),
+    "constant": lambda t: np.full(t.shape, 0.4),
+}
+
+
+@pytest.mark.parametrize("shape", AFTER)
+def test_schedules(shape):
+    schedule = Schedule(0.4, shape, 20, 100, minimum=0.1, decay_rate=0.9, decay_steps=7)
+    steps = np.arange(130)
+    wanted = np.where(steps < 20, 0.4 * steps / 20, AFTER[shape](steps))
+    ours = [float(schedule(tf.constant(step, tf.int64))) for step in steps]
+    np.testing.assert_allclose(ours, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", AFTER)
+def test_without_warm_up_training_starts_at_the_peak(shape):
+    assert float(Schedule(0.4, shape, 0, 100)(0)) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("epoch", (0, 2.5, 5, 7.1, 7.3, 100, 349))
+def test_the_papers_learning_rate(epoch):
+    """0.256, warm-up of 5 epochs, times 0.97 every 2.4 epochs (arXiv 2104.00298, section 5.1)."""
+    schedule = recipes.make_schedule(recipes.get("imagenet1k", "EfficientNetV2S"), 1000)
+    wanted = 0.256 * (epoch / 5 if epoch < 5 else 0.97 ** int(epoch / 2.4))
+    assert float(schedule(epoch * 1000)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_schedule_survives_saving():
+    optimizer = recipes.make_optimizer(recipe(learning_rate=0.1, warmup_epochs=1), 10)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(again) is type(optimizer)
+    for step in (3, 17, 59):
+        wanted = 0.1 * (step / 10 if step < 10 else (1 + np.cos(np.pi * (step - 10) / 50)) / 2)
+        assert float(again._learning_rate(step)) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("decay", (0.9999, 0.99, 0.5))
+def test_the_average_starts_fast(decay):
+    steps = np.array([0, 1, 8, 90, 10_000, 10_000_000])
+    wanted = np.minimum(decay, (1 + steps) / (10 + steps))
+    np.testing.assert_allclose([recipes.ema_decay(decay, s) for s in steps], wanted, rtol=1e-6)
+
+
+# ----------------------------------------------------------------------------------- optimizers
+
+
+def gradients(steps=6):
+    return np.random.default_rng(0).normal(0, [1e-4, 1e-2, 1, 30], (steps, 4)).astype("float32")
+
+
+def test_rmsprop_is_tensorflow_1s():
+    settings = recipe(optimizer="rmsprop", schedule="constant", learning_rate=0.256)
+    ours, theirs = keras.Variable(np.ones(4, "float32")), tf.Variable(np.ones(4, "float32"))
+    optimizer = recipes.make_optimizer(settings, 10)
+    tf1 = tf.compat.v1.train.RMSPropOptimizer(0.256, decay=0.9, momentum=0.9, epsilon=1e-3)
+    value, square, momentum = np.ones(4), np.ones(4), np.zeros(4)
+    for gradient in gradients():
+        optimizer.apply([tf.constant(gradient)], [ours])
+        optimizer.build([ours])  # a second time: nothing
+        tf1.apply_gradients([(tf.constant(gradient), theirs)])
+        square = 0.9 * square + 0.1 * gradient.astype(float) ** 2
+        momentum = 0.9 * momentum + 0.256 * gradient / np.sqrt(square + 1e-3)
+        value = value - momentum
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+        np.testing.assert_allclose(ours, value, rtol=1e-4)
+
+
+def test_adamw_is_adam_with_decay_beside_it():
+    settings = recipe(schedule="constant", learning_rate=0.01, weight_decay=0.3)
+    ours = keras.Variable(np.ones(4, "float32"))
+    optimizer = recipes.make_optimizer(settings, 10)
+    value, first, second = np.ones(4), np.zeros(4), np.zeros(4)
+    for t, gradient in enumerate(gradients().astype(float), 1):
+        optimizer.apply([tf.constant(gradient, tf.float32)], [ours])
+        value = value * (1 - 0.01 * 0.3)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        rate = 0.01 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)  # arXiv 1412.6980, end of section 2
+        value = value - rate * first / (np.sqrt(second) + 1e-7)
+        np.testing.assert_allclose(ours, value, rtol=1e-5)
+
+
+def test_sgd_is_nesterovs():
+    settings = recipe(optimizer="sgd", schedule="constant", learning_rate=0.01)
+    ours, value, momentum = keras.Variable(np.ones(4, "float32")), np.ones(4), np.zeros(4)
+    optimizer = recipes.make_optimizer(settings, 10)
+    for gradient in gradients():
+        optimizer.apply([tf.constant(gradient)], [ours])
+        momentum = 0.9 * momentum - 0.01 * gradient
+        value = value + 0.9 * momentum - 0.01 * gradient
+        np.testing.assert_allclose(ours, value, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ("tiny_effnet", "tiny_coatnet"))
+def test_kernels_alone_decay(family, request):
+    model = request.getfixturevalue(family)()
+    norms_and_biases = ("gamma", "beta", "bias", "qkv_bias", "out_bias", "relative_bias")
+    for variable in model.trainable_variables:
+        assert variable.name in norms_and_biases or "kernel" in variable.name
+        assert recipes.is_decayed(variable) == (variable.name not in norms_and_biases)
+
+
+def black():
+    """Black pictures of two classes: a linear model sees its bias alone."""
+    labels = np.arange(8) % 2
+    split = data.Split(["a", "b"], labels, np.zeros((8, 4, 4, 3), "uint8"))
+    return data.Data("black", split.class_names, split)
+
+
+def train(tmp_path, kernel, bias, **changes):
+    images = keras.Input((None, None, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1.0)(images))
+    x = keras.layers.BatchNormalization(gamma_initializer=keras.initializers.Constant(2))(x)
+    head = keras.layers.Dense(2, activation="softmax", name="head")
+    model = keras.Model(images, head(x))
+    head.set_weights([kernel, np.array(bias)])
+    phases = (progressive.Phase(0, 6, image_size=4),)
+    settings = recipe(phases=phases, crop_area=(1.0, 1.0), flip=False, **changes)
+    return kev.train(model, black(), settings, tmp_path, strategy="one", progress=False)
+
+
+@pytest.mark.parametrize(
+    "optimizer, peak, decay, scale",
+    # AdamW turns rounding errors into steps of the learning rate: small beside a large kernel
+    (("adamw", 1e-3, 9.0, 100), ("sgd", 0.5, 0.1, 1), ("rmsprop", 0.5, 0.1, 1)),
+)
+def test_training_decays_kernels_and_leaves_norms_and_biases(
+    tmp_path, optimizer, peak, decay, scale
+):
+    """Black pictures, equal biases and balanced labels: all gradients of the loss are 0."""
+    kernel, rates = scale * np.linspace(-1, 1, 6).reshape(3, 2), []
+    for step in range(6):  # one step an epoch, two of warm-up
+        cosine = (1 + np.cos(np.pi * (step - 2) / 4)) / 2
+        rates.append(peak * (step / 2 if step < 2 else cosine))
+    result = train(
+        tmp_path,
+        kernel,
+        [3, 3],
+        optimizer=optimizer,
+        learning_rate=peak,
+        warmup_epochs=2,
+        weight_decay=decay,
+    )
+    wanted, square, momentum = kernel, np.ones((3, 2)), np.zeros((3, 2))
+    for rate in rates:
+        if optimizer == "rmsprop":  # the gradient of decay / 2 * sum(w**2)
+            square = 0.9 * square + 0.1 * (decay * wanted) ** 2
+            momentum = 0.9 * momentum + rate * decay * wanted / np.sqrt(square + 1e-3)
+            wanted = wanted - momentum
+        else:
+            wanted = wanted * (1 - rate * decay)
+    ours = {weight.name: weight.numpy() for weight in result.model.trainable_weights}
+    np.testing.assert_allclose(ours["kernel"], wanted, rtol=1e-4)
+    for name, value in {"gamma": 2, "beta": 0, "bias": 3}.items():
+        np.testing.assert_allclose(ours[name], np.full(ours[name].shape, value), atol=0.01)
+
+
+@pytest.mark.parametrize("smoothing", (0.0, 0.2))
+@pytest.mark.parametrize("loss", ("softmax", "sigmoid"))
+def test_label_smoothing(tmp_path, loss, smoothing):
+    bias = np.array([1.0, 3.0])
+    result = train(
+        tmp_path, np.zeros((3, 2)), bias, learning_rate=0.0, loss=loss, label_smoothing=smoothing
+    )
+    labels = np.eye(2) * (1 - smoothing) + smoothing / 2  # both classes occur equally often
+    if loss == "softmax":
+        wanted = -(labels * (bias - np.log(np.exp(bias).sum()))).sum(1).mean()
+    else:
+        on, off = -np.log1p(np.exp(-bias)), -np.log1p(np.exp(bias))
+        wanted = -(labels * on + (1 - labels) * off).sum(1).mean()
+    assert result.history[0]["loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+# ----------------------------------------------------------------------------------------- rows
+
+NOT_FOR = {
+    "imagenet1k": ("EfficientNetV2XL", "CoAtNet4", "CoAtNet5"),
+    "imagenet1k-automl": (*V2[:4], *COATNET),
+    "imagenet21k": ("CoAtNet0", "CoAtNet1", "CoAtNet5"),
+    "jft": (*V2, "CoAtNet0", "CoAtNet1", "CoAtNet2"),
+}
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_recipe_can_be_trained(name):
+    for model in V2 + COATNET:
+        if model in NOT_FOR.get(name, ()):
+            with pytest.raises(
+                ValueError, match=f"^No recipe '{name}' was published for {model}.$"
+            ):
+                recipes.get(name, model)
+            continue
+        row = recipes.get(name, model)
+        assert row.name == name and row.source
+        optimizer = recipes.make_optimizer(row, steps_per_epoch=10)
+        optimizer.build([keras.Variable(np.ones((2, 2), "float32"))])
+        middle = float(optimizer._learning_rate(10 * row.epochs // 2))
+        assert 0 < middle <= row.learning_rate * 1.000001
+        for phase in progressive.check(row.phases or (progressive.Phase(0, row.epochs),)):
+            recipes.augment_of(row, phase)
+            if model in COATNET and phase.image_size:
+                assert phase.image_size % 32 == 0
+
+
+# field -> value: arXiv 2104.00298 sections 5.1 to 5.3, arXiv 2106.04803 table 10, google/automl
+SOURCES = {
+    ("imagenet1k", "EfficientNetV2S"): {
+        "epochs": 350,
+        "batch_size": 4096,
+        "learning_rate": 0.256,
+        "optimizer": "rmsprop",
+        "decay_rate": 0.97,
+        "decay_epochs": 2.4,
+        "weight_decay": 1e-5,
+        "ema": 0.9999,
+    },
+    ("imagenet21k", "EfficientNetV2L"): {"epochs": 60, "schedule": "cosine"},
+    ("imagenet21k-ft1k", "EfficientNetV2L"): {"epochs": 15},
+    ("cifar10", "EfficientNetV2L"): {
+        "batch_size": 512,
+        "learning_rate": 0.001,
+        "schedule": "cosine",
+        "weight_decay": 0.0,
+    },
+    ("imagenet1k", "CoAtNet2"): {
+        "epochs": 300,
+        "batch_size": 4096,
+        "learning_rate": 1e-3,
+        "min_learning_rate": 1e-5,
+        "weight_decay": 0.05,
+        "label_smoothing": 0.1,
+        "clip": 1.0,
+        "ema": 0.0,
+    },
+    ("imagenet21k", "CoAtNet3"): {"epochs": 90, "weight_decay": 0.01, "schedule": "linear"},
+    ("imagenet21k-ft1k", "CoAtNet3"): {
+        "epochs": 30,
+        "learning_rate": 5e-5,
+        "weight_decay": 1e-8,
+        "ema": 0.9999,
+        "schedule": "constant",
+    },
+}
+
+
+@pytest.mark.parametrize("name, model", SOURCES)
+def test_rows_hold_their_sources_numbers(name, model):
+    ours = dataclasses.asdict(recipes.get(name, model))
+    wanted = SOURCES[name, model]
+    assert {field: ours[field] for field in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    "name, model, sizes",
+    (
+        ("imagenet1k", "EfficientNetV2S", [128, 185, 243, 300]),
+        ("imagenet1k", "EfficientNetV2M", [128, 212, 296, 380]),
+        # google/automl starts a quarter of the way up
+        ("imagenet1k-automl", "EfficientNetV2S", [171, 214, 257, 300]),
+        ("imagenet1k-automl", "EfficientNetV2L", [192, 256, 320, 384]),
+    ),
+)
+def test_sizes_of_the_phases(name, model, sizes):
+    assert [phase.image_size for phase in recipes.get(name, model).phases] == sizes
+
+
+@pytest.mark.parametrize("name, images", (("cifar10", 50_000), ("flowers", 2040), ("cars", 8144)))
+def test_transfer_makes_10_000_steps(name, images):
+    row = recipes.get(name)
+    assert row.epochs * images / row.batch_size == pytest.approx(10_000, rel=0.01)
+
+
+def test_an_unknown_recipe_lists_the_known():
+    with pytest.raises(ValueError) as error:
+        recipes.get("imagenet")
+    assert str(error.value) == (
+        f"There is no recipe 'imagenet'. Recipes: {', '.join(recipes.RECIPES)}."
+    )
+
+
+WRONG = {
+    "optimizer": ("lamb", "is one of rmsprop, adamw, sgd. Received: 'lamb'"),
+    "schedule": ("cos", "is one of cosine, linear, staircase, constant. Received: 'cos'"),
+    "loss": ("mse", "is one of softmax, sigmoid. Received: 'mse'"),
+    "precision": ("bf16", "is one of float32, mixed_bfloat16, mixed_float16. Received: 'bf16'"),
+    "crop": ("centre", "is one of none, automl. Received: 'centre'"),
+    "epochs": (0, r"is in \[1, .*Received: 0"),
+    "batch_size": (0, r"is in \[1, .*Received: 0"),
+    "learning_rate": (float("nan"), r"is in \[0, .*Received: nan"),
+    "label_smoothing": (1.0, r"is in \[0, 1\). Received: 1.0"),
+    "ema": (1.0, r"is in \[0, 1\). Received: 1.0"),
+    "clip": (-1.0, r"is in \[0, .*Received: -1.0"),
+    "seed": (-1, r"is in \[0, .*Received: -1"),
+}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_a_wrong_field_is_named(field):
+    value, message = WRONG[field]
+    with pytest.raises(ValueError, match=f"`{field}` of a recipe {message}"):
+        recipe(**{"learning_rate": 0.1, field: value})
+
+
+def test_phases_end_with_the_recipe():
+    with pytest.raises(ValueError, match=r"end at epoch 4, the recipe has 6.*ramp\(6, "):
+        recipe(learning_rate=0.1, phases=progressive.ramp(4, 2))
