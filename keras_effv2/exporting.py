@@ -7,6 +7,7 @@ there: what exists is whole and was verified.
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import statistics
@@ -245,9 +246,14 @@ def _write_card(folder, net, view, kind, labels):
 def _model_card(net, card):
     size = card["image_size"] or "any"
     count = sum(int(np.prod(v.shape)) for v in net.weights)
+    side = card["image_size"] or 224
+    cost = f"{multiply_adds(net, side) / 1e9:.3g} billion at {side} x {side}"
+    if any(hasattr(layer, "module") for layer in layers.walk(net)):
+        cost += ", without those of the SavedModel inside"
     return f"""# {card["variant"]}, {card["kind"]}
 
 * Parameters: {count:,}
+* Multiply-adds: {cost}
 * Input: RGB images, float32 in [0, 1], any batch and size; made for {size} x {size} pixels
   (crop {card["crop"]}, resize {card["resize"]}). Normalisation is inside ({card["pixels"]}).
 * Output: {"logits of " + str(card["classes"]) + " classes" if card["classes"] else "pooled features"}
@@ -261,6 +267,33 @@ layer = hub.KerasLayer(path, trainable=True)            # tf_keras
 layer = keras_effv2.HubLayer(path, trainable=True)      # Keras 3
 ```
 """
+
+
+def multiply_adds(model, side):
+    """Counts the multiply-adds of convolutions and matrix products on one square image.
+
+    What happens inside nested SavedModels is not counted.
+    """
+    image = tf.TensorSpec((1, side, side, model.inputs[0].shape[-1]), tf.float32)
+    traced = tf.function(lambda x: model(x, training=False)).get_concrete_function(image)
+    total = 0
+    for op in traced.graph.get_operations():
+        if op.type in ("Conv2D", "DepthwiseConv2dNative"):
+            height, width, channels, _ = op.inputs[1].shape
+            each = height * width * (channels if op.type == "Conv2D" else 1)
+        elif op.type in ("MatMul", "BatchMatMulV2"):
+            turned = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
+            each = op.inputs[0].shape[-2 if turned else -1]
+        elif op.type == "Einsum":
+            given, result = op.get_attr("equation").decode().split("->")
+            sides = {}
+            for labels, tensor in zip(given.split(","), op.inputs):
+                sides.update(zip(labels, tensor.shape))
+            each = math.prod(n for label, n in sides.items() if label not in result)
+        else:
+            continue
+        total += each * op.outputs[0].shape.num_elements()
+    return total
 
 
 @contextlib.contextmanager

@@ -197,8 +197,22 @@ def test_builder_loads_a_hub_export(network):
 def test_model_card(network):
     text = (network.folder / "hub/assets.extra/MODEL_CARD.md").read_text()
     assert f"{network.model.count_params():,}" in text
-    for word in ("[0, 1]", "10 classes", "Licence", "hub.KerasLayer", "HubLayer", "tf.saved_model"):
+    for word in (
+        "Multiply-adds",
+        "[0, 1]",
+        "10 classes",
+        "Licence",
+        "hub.KerasLayer",
+        "HubLayer",
+        "tf.saved_model",
+    ):
         assert word in text
+
+
+@pytest.mark.parametrize("name", ["EfficientNetV2B0", "CoAtNet0"])
+def test_multiply_adds_of_the_graph_are_those_of_the_tables(name):
+    model = getattr(kev, name)(weights=None)
+    assert exporting.multiply_adds(model, 224) == kev.model_info(name, 224)["macs"]
 
 
 @pytest.mark.slow

@@ -168,20 +168,21 @@ def test_an_archive_is_a_handle(saved, packed):
 
 
 @pytest.fixture
-def server(packed, tmp_path, monkeypatch):
-    """Address of an archive on this machine."""
+def server(tmp_path, monkeypatch):
+    """Address of the folder `served` on this machine."""
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
     quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *a: None})
-    handler = functools.partial(quiet, directory=packed.parent)
+    handler = functools.partial(quiet, directory=tmp_path / "served")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/saved.tar.gz"
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_remote_handle_needs_trust_or_a_hash(saved, server, monkeypatch):
+def test_a_remote_handle_needs_trust_or_a_hash(saved, packed, server, monkeypatch):
     pytest.importorskip("tensorflow_hub")
+    server = f"{server}/{packed.name}"
     with pytest.raises(ValueError, match="sha256.*trust=True"):
         kev.HubLayer(server)
     monkeypatch.setenv("KERAS_EFFV2_OFFLINE", "1")
@@ -226,6 +227,18 @@ def test_a_model_with_a_hub_layer_exports_again(saved, tmp_path):
     assert [v.shape for v in module.trainable_variables] == [(3, 4)]
     module(IMAGES, training=True)
     close(module.variables[1].numpy(), 0.9 * MEAN + 0.1 * IMAGES.mean((0, 1, 2)))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_builder_takes_a_remote_export_of_ours(server, tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow_hub")
+    monkeypatch.setattr(exporting, "_verify", lambda *arguments: None)
+    row, options = tiny_efficientnet_row(), {"include_top": False, "pooling": "avg"}
+    model = efficientnet_v2.build(row, weights=None, **options)
+    kev.export_hub(model, tmp_path / "served/ours.tar.gz", kind="feature_vector")
+    again = efficientnet_v2.build(row, weights=f"hub:{server}/ours.tar.gz", **options)
+    for mine, theirs in zip(model.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
 
 
 def test_an_export_of_ours_trains_and_exports_again(tmp_path, monkeypatch):
