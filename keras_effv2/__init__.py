@@ -6,6 +6,8 @@ export need TensorFlow and are imported when first used.
 
 import importlib
 
+import keras
+
 from keras_effv2 import imagenet, layers, recipes, weights
 from keras_effv2.models import coatnet, efficientnet_v2, list_models, model_info
 from keras_effv2.models.coatnet import (
@@ -31,6 +33,9 @@ from keras_effv2.models.efficientnet_v2 import (
 from keras_effv2.progressive import Phase, ProgressiveLearning, ramp
 from keras_effv2.version import __version__
 from keras_effv2.weights import list_weights
+
+if keras.backend.backend() == "tensorflow":  # where a saved model may hold a HubLayer
+    from keras_effv2 import hub  # noqa: F401
 
 # name -> (module, attribute); an attribute of None is the module itself
 _LAZY = {

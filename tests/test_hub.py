@@ -3,6 +3,8 @@
 import functools
 import http.server
 import os
+import subprocess
+import sys
 import tarfile
 import threading
 
@@ -141,6 +143,14 @@ def test_files_keep_what_was_trained(saved, tmp_path):
     read = model_of(kev.HubLayer(saved))
     read.load_weights(tmp_path / "x.weights.h5")
     close(read(IMAGES).numpy(), formula(IMAGES, kernel, mean))
+
+
+def test_a_new_process_reads_the_file_with_nothing_but_the_package(saved, tmp_path):
+    """Keras finds custom layers only where their module was imported."""
+    model_of(kev.HubLayer(saved)).save(tmp_path / "x.keras")
+    code = f"import keras, keras_effv2; keras.saving.load_model({str(tmp_path / 'x.keras')!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_file_does_not_load_over_another_saved_model(saved, tmp_path):
