@@ -342,7 +342,7 @@ def _verify(folder, root, channels):
         case = os.path.join(work, "case.npz")
         np.savez(case, images=images, outputs=root.__call__(tf.constant(images), training=False))
         done = subprocess.run(
-            [sys.executable, "-c", _CHECK, str(folder), case],
+            [sys.executable, "-c", _CHECK, str(folder.resolve()), case],
             capture_output=True,
             text=True,
             cwd=work,
@@ -378,7 +378,8 @@ def export(
         fold_batch_norm: Whether to merge batch normalisation into convolutions.
         quantize: None, `"float16"` or `"int8"`; TFLite only.
         images: float32 `(n, h, w, c)`, 0..255: for calibration and comparison. None makes 16
-            random ones at the model's size, which say little about accuracy.
+            random ones at the model's size, which say little about accuracy. A TFLite export
+            has their size.
         min_agreement: Part of `images` that must keep its best class for an int8 export to be
             written.
         force: Write it all the same.
@@ -450,7 +451,10 @@ def _write_saved_model(net, target, quantize, images):
 
 
 def _write_tflite(net, target, quantize, images):
-    function = _inference(net).get_concrete_function()
+    infer = _inference(net).python_function
+    # one image of a fixed size, which is what phones run fast; the interpreter can resize it
+    spec = tf.TensorSpec((1, *images.shape[1:]), tf.float32, name="images")
+    function = tf.function(infer, input_signature=[spec]).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
     if quantize:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]

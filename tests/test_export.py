@@ -450,11 +450,15 @@ def in_saved_model(path, images):
 def in_tflite(path, images):
     interpreter = exporting._interpreter(path)  # LiteRT's, or TensorFlow's own
     (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
-    interpreter.resize_tensor_input(given["index"], images.shape)
+    if list(given["shape"]) != [1, *images.shape[1:]]:
+        interpreter.resize_tensor_input(given["index"], [1, *images.shape[1:]])
     interpreter.allocate_tensors()
-    interpreter.set_tensor(given["index"], images)
-    interpreter.invoke()
-    return interpreter.get_tensor(wanted["index"])
+    outputs = []
+    for image in images:  # one at a time, as on a phone
+        interpreter.set_tensor(given["index"], image[None])
+        interpreter.invoke()
+        outputs.append(interpreter.get_tensor(wanted["index"])[0])
+    return np.stack(outputs)
 
 
 def in_onnx(path, images):
@@ -491,7 +495,10 @@ def test_lean_exports_run_elsewhere(family, format, quantize, tolerance, tmp_pat
     beside = path / "assets.extra/export.json" if path.is_dir() else tmp_path / "lean.json"
     assert json.loads(beside.read_text())["max_drift"] == report.max_drift
     odd = pictures(1, 96, 64)
-    if quantize != "int8":
+    if quantize != "int8" and (family, format) != (
+        "coatnet",
+        "tflite",
+    ):  # its attention has one size
         close(RUN[format](str(path), odd), model(odd).numpy(), tolerance)
 
 

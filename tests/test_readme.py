@@ -4,17 +4,21 @@ import pathlib
 import re
 import shlex
 
+import numpy as np
 import pytest
 from absl import flags
+from conftest import build_convnet
+from PIL import Image
 
-from keras_effv2 import cli
+from keras_effv2 import cli, layers
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language, page=ROOT / "README.md"):
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def test_python_runs(tmp_path, monkeypatch):
@@ -59,3 +63,18 @@ def test_make_targets_exist():
 def test_files_that_are_named_exist():
     for name in re.findall(r"`((?:keras_effv2|examples|docs|weights|benchmarks)/[\w./]*)`", README):
         assert (ROOT / name).exists(), name
+
+
+def test_one_model_five_doors(tmp_path, monkeypatch):
+    """The page's code on a small network; it compares the doors itself."""
+    model = build_convnet()
+    pixels = layers.find_pixels(model)
+    pixels.image_size, pixels.class_names = 64, ("daisy", "dandelion", "rose", "tulip")
+    model.save(tmp_path / "model.keras")
+    photo = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype="uint8")
+    Image.fromarray(photo).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks("python", ROOT / "docs" / "doors.md"):
+        exec(compile(block, "doors.md", "exec"), names)
+    assert len(names["answers"]) == 6
