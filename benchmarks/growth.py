@@ -1,0 +1,106 @@
+"""How cost grows with batch, image size, depth and replicas: a table and a plot.
+
+    python benchmarks/growth.py --output growth.png
+
+Each setting trains a few steps in a process of its own, whose peak memory is its own too.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--output", default="growth.png")
+parser.add_argument("--steps", type=int, default=3)
+parser.add_argument("--quick", action="store_true", help="without the large networks")
+
+# what varies -> settings (model, batch, pixels, replicas)
+SERIES = {
+    "batch": [("EfficientNetV2B0", batch, 96, 1) for batch in (4, 8, 16, 32, 64)],
+    "image size": [("EfficientNetV2B0", 8, size, 1) for size in (64, 96, 128, 192, 256)],
+    "EfficientNetV2": [
+        (f"EfficientNetV2{name}", 4, 96, 1) for name in ("B0", "B1", "B2", "B3", "S", "M", "L")
+    ],
+    "CoAtNet": [(f"CoAtNet{i}", 2, 96, 1) for i in range(5)],
+    "replicas": [("EfficientNetV2B0", 16, 64, replicas) for replicas in (1, 2, 4)],
+}
+LARGE = {"EfficientNetV2M", "EfficientNetV2L", "CoAtNet3", "CoAtNet4"}
+
+STEP = """
+import json, resource, statistics, sys, time
+import numpy as np, tensorflow as tf
+model, batch, size, replicas, steps = sys.argv[1], *map(int, sys.argv[2:])
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
+import keras
+import keras_effv2 as kev
+strategy = tf.distribute.MirroredStrategy(
+    [f"CPU:{i}" for i in range(replicas)], tf.distribute.ReductionToOneDevice()
+) if replicas > 1 else tf.distribute.get_strategy()
+with strategy.scope():
+    net = getattr(kev, model)(weights=None, classes=10, input_shape=(size, size, 3))
+    optimizer = keras.optimizers.SGD(0.01)
+    optimizer.build(net.trainable_variables)
+def replica(images, labels):
+    with tf.GradientTape() as tape:
+        scores = net(images, training=True)
+        loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(labels, scores))
+    values = [v.value for v in net.trainable_variables]
+    optimizer.apply(tape.gradient(loss, values), net.trainable_variables)
+    return loss
+step = tf.function(lambda x, y: strategy.run(replica, (x, y)))
+images = np.random.default_rng(0).uniform(0, 255, (batch // replicas, size, size, 3)).astype("float32")
+labels = np.zeros(batch // replicas, "int64")
+def give(x): return strategy.experimental_distribute_values_from_function(lambda _: tf.constant(x))
+x, y = (tf.constant(images), tf.constant(labels)) if replicas == 1 else (give(images), give(labels))
+times = []
+for i in range(steps + 1):
+    start = time.perf_counter()
+    step(x, y)
+    times.append(time.perf_counter() - start)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+print(json.dumps({"first": times[0], "seconds": statistics.median(times[1:]), "gibibytes": peak}))
+"""
+
+
+def main(args):
+    rows = []
+    for series, settings in SERIES.items():
+        for setting in settings:
+            if args.quick and setting[0] in LARGE:
+                continue
+            command = [sys.executable, "-c", STEP, *map(str, setting), str(args.steps)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            row = json.loads(done.stdout.splitlines()[-1])
+            rows.append({"series": series, "setting": setting, **row})
+            print(json.dumps(rows[-1]), flush=True)
+    plot(rows, args.output)
+    print("| varied | model | batch | pixels | replicas | s a step | GiB |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for row in rows:
+        cells = " | ".join(map(str, row["setting"]))
+        print(f"| {row['series']} | {cells} | {row['seconds']:.2f} | {row['gibibytes']:.1f} |")
+
+
+def plot(rows, path):
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, len(SERIES), figsize=(4 * len(SERIES), 6), sharex="col")
+    for column, series in zip(axes.T, SERIES, strict=True):
+        own = [row for row in rows if row["series"] == series]
+        index = {"batch": 1, "image size": 2, "replicas": 3}.get(series, 0)
+        ticks = [str(row["setting"][index]).removeprefix(series) for row in own]
+        column[0].plot(ticks, [row["seconds"] for row in own], marker="o")
+        column[1].plot(ticks, [row["gibibytes"] for row in own], marker="o", color="tab:red")
+        column[0].set_title(series)
+    for axis, label in zip(axes[:, 0], ("seconds a step", "GiB"), strict=True):
+        axis.set_ylabel(label)
+    for axis in axes.flat:
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=100, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    main(parser.parse_args())
