@@ -770,6 +770,7 @@ def _bar(run, phase, steps, size):
 
 def _plot(history, path):
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
@@ -783,12 +784,14 @@ def _plot(history, path):
     bottom.step(epochs, [row["image_size"] for row in history], where="mid", color="black")
     bottom.set_ylabel("image size, pixels")
     bottom.set_xlabel("epoch")
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     rates = bottom.twinx()
     for name in progressive.STRENGTHS:
         values = [row[name] for row in history]
         top_value = max((value or 0 for value in values), default=0)
         if top_value:
-            rates.plot(epochs, [(value or 0) / top_value for value in values], ls="--", label=name)
+            parts = [(value or 0) / top_value for value in values]
+            rates.step(epochs, parts, where="mid", ls="--", label=name)
     rates.set_ylabel("strength / its maximum")
     if rates.get_legend_handles_labels()[0]:
         rates.legend(loc="lower right")
