@@ -156,7 +156,7 @@ def _data(values):
     from keras_effv2 import data
 
     if not values.data:
-        raise UsageError("--data is missing: digits, folder:PATH or tfds:NAME")
+        raise UsageError("--data is missing: digits, folder:PATH, tfds:NAME or cars:PATH")
     return data.load(values.data, strict=getattr(values, "strict", False))
 
 
@@ -314,7 +314,9 @@ def _define_train(values):
 
     _define_model(values)
     _define_format(values)
-    flags.DEFINE_string("data", None, "digits, folder:PATH or tfds:NAME.", flag_values=values)
+    flags.DEFINE_string(
+        "data", None, "digits, folder:PATH, tfds:NAME or cars:PATH.", flag_values=values
+    )
     flags.DEFINE_string(
         "recipe", "imagenet1k", "Recipe; its fields: --recipe.FIELD=VALUE.", flag_values=values
     )
@@ -460,7 +462,9 @@ def _define_finetune(values):
 
     _define_model(values)
     _define_format(values)
-    flags.DEFINE_string("data", None, "folder:PATH, tfds:NAME or digits.", flag_values=values)
+    flags.DEFINE_string(
+        "data", None, "folder:PATH, tfds:NAME, cars:PATH or digits.", flag_values=values
+    )
     flags.DEFINE_string(
         "workdir", None, "Folder of the run; a run found there is resumed.", flag_values=values
     )
@@ -507,7 +511,9 @@ def _finetune(values, _):
 def _define_evaluate(values):
     _define_model(values)
     _define_format(values)
-    flags.DEFINE_string("data", None, "folder:PATH, tfds:NAME or digits.", flag_values=values)
+    flags.DEFINE_string(
+        "data", None, "folder:PATH, tfds:NAME, cars:PATH or digits.", flag_values=values
+    )
     flags.DEFINE_enum(
         "split",
         None,

@@ -10,13 +10,14 @@ import hashlib
 import io
 import os
 import re
+import tempfile
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from keras_effv2 import augment as augmentation
-from keras_effv2 import imagenet
+from keras_effv2 import imagenet, weights
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
@@ -53,6 +54,7 @@ def load(spec, *, validation=0.1, seed=0, strict=False):
         spec: `"digits"`: scikit-learn's 1,797 handwritten digits, embedded. `"folder:PATH"` (or
             just a path): class sub-folders, directly or under `train`, `validation` (or `val`) and
             `test`. `"tfds:NAME"`: a TFDS image classification set that is prepared on this machine.
+            `"cars:PATH"`: a folder with Stanford Cars' `car_ims.tgz` and `cars_annos.mat`.
         validation: Part of the training pictures, in (0, 0.5), split off where no split is given:
             for a folder without splits once for `validation` and once for `test`; with `train` and
             `val` only, a part of `train` becomes `validation` and `val` becomes `test`.
@@ -80,11 +82,13 @@ def load(spec, *, validation=0.1, seed=0, strict=False):
         return _tfds(rest, validation, seed)
     if kind == "folder" and rest:
         return _folder(rest, validation, seed, strict)
+    if kind == "cars" and rest:
+        return _cars(rest, validation, seed, strict)
     if tf.io.gfile.isdir(str(spec)):
         return _folder(str(spec), validation, seed, strict)
     raise ValueError(
         f"No data set {spec!r}: give 'digits', 'folder:PATH' (an existing folder with one "
-        "sub-folder a class) or 'tfds:NAME'."
+        "sub-folder a class), 'tfds:NAME' or 'cars:PATH'."
     )
 
 
@@ -488,6 +492,42 @@ def _warn_of_duplicates(splits):
                 )
 
 
+# ----------------------------------------------------------------------------------------- cars
+
+
+def _cars(path, validation, seed, strict):
+    """Stanford Cars (Krause et al. 2013) from its two files; its own split, a part of train held out."""
+    from scipy.io import loadmat
+
+    table, archive, pictures = (
+        os.path.join(path, name) for name in ("cars_annos.mat", "car_ims.tgz", "car_ims")
+    )
+    if not os.path.exists(table) or not (os.path.isdir(pictures) or os.path.exists(archive)):
+        raise FileNotFoundError(
+            f"{path} lacks cars_annos.mat, or car_ims.tgz (or the folder car_ims). Put both files "
+            "of Stanford Cars there; their official address is dead, mirrors have them."
+        )
+    if not os.path.isdir(pictures):
+        logging.info("Unpacking %s.", archive)
+        with tempfile.TemporaryDirectory(dir=path) as work:  # all of it or nothing
+            weights.unpack(archive, work)
+            os.replace(os.path.join(work, "car_ims"), pictures)
+    table = loadmat(table, squeeze_me=True)
+    names = tuple(str(name) for name in table["class_names"])
+    splits = {}
+    for part, flag in (("train", 0), ("test", 1)):
+        rows = [row for row in table["annotations"] if int(row["test"]) == flag]
+        files = [os.path.join(path, str(row["relative_im_path"])) for row in rows]
+        good = [i for i, file in enumerate(files) if _is_whole(file)]
+        bad = sorted(set(files) - {files[i] for i in good})
+        if bad and strict:
+            raise ValueError(f"{bad[0]} is damaged. Remove it, or leave out `strict`.")
+        labels = [int(rows[i]["class"]) - 1 for i in good]
+        splits[part] = Split(names, labels, [files[i] for i in good], bad)
+    train, held = _carve_contents(splits["train"], validation, seed)
+    return Data(f"cars:{path}", names, train, held, splits["test"])
+
+
 # ----------------------------------------------------------------------------------------- TFDS
 
 
@@ -511,8 +551,8 @@ def _tfds(name, validation, seed):
         advice = f"Prepare it once: {prepare.format('')}"
         if name.startswith("cars196"):
             advice = (
-                "Its official download is gone: unpack your copy of the archives into "
-                "PATH/train/CLASS and PATH/test/CLASS and use folder:PATH"
+                "Its official download is gone: put your copies of car_ims.tgz and cars_annos.mat "
+                "into a folder and use cars:PATH"
             )
         raise FileNotFoundError(f"tfds:{name} is not prepared in {builder.data_dir}. {advice}.")
     image, label, names = _tfds_features(name, builder.info.features, tfds)
@@ -606,4 +646,4 @@ class _Records(Split):
 
 def is_spec(text):
     """Whether a string looks like a description that `load` takes."""
-    return text == "digits" or bool(re.match(r"(folder|tfds):", text)) or os.path.isdir(text)
+    return text == "digits" or bool(re.match(r"(folder|tfds|cars):", text)) or os.path.isdir(text)

@@ -694,6 +694,7 @@ def _digest(path, kind):
         return hashlib.file_digest(file, kind).hexdigest()
 
 
+MAX_FILES = 100_000  # Stanford Cars has 16,185
 MAX_UNPACKED = 16 << 30  # bytes; the largest released archive holds about 2 GiB
 
 
@@ -714,8 +715,10 @@ def unpack(archive, folder):
                 if not (member.isfile() or member.isdir()):
                     raise ValueError(f"{archive} holds {member.name!r}, no plain file; refused.")
                 total += member.size
-                if total > MAX_UNPACKED or len(members) > 10_000:
-                    raise ValueError(f"{archive} unpacks to more than 16 GiB; refused.")
+                if total > MAX_UNPACKED or len(members) > MAX_FILES:
+                    raise ValueError(
+                        f"{archive} unpacks to more than 16 GiB or {MAX_FILES:,} files; refused."
+                    )
                 members.append(member)
             tar.extractall(folder, members, filter="data")
     except (tarfile.TarError, EOFError, OSError) as error:
