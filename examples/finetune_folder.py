@@ -7,6 +7,7 @@ command goes on after an interruption. The other finetune_*.py call `main` with 
 """
 
 import argparse
+import dataclasses
 
 import keras_effv2 as kev
 
@@ -34,7 +35,7 @@ def parse(data=None):
 def main(args):
     data = kev.data.load("digits" if args.smoke else args.data, seed=args.seed)
     if args.smoke:
-        data.train = data.train.select(range(64))
+        data = dataclasses.replace(data, train=data.train.select(range(64)))
         args.weights, args.epochs, args.image_size = None, 1, 32
     result, judged = kev.finetune(
         args.model,

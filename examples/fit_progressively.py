@@ -23,7 +23,7 @@ def main(args):
     model = kev.EfficientNetV2B0(
         weights=None, classes=len(data.class_names), input_shape=(None, None, 3)
     )
-    model.compile(keras.optimizers.AdamW(1e-3), "categorical_crossentropy", ["accuracy"])
+    model.compile(keras.optimizers.AdamW(1e-3), "categorical_crossentropy", metrics=["accuracy"])
     # sizes and regularisation grow together, and the compiled step is never traced again
     learning = kev.ProgressiveLearning(
         kev.ramp(

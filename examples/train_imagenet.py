@@ -35,7 +35,7 @@ def main(args):
         recipe = dataclasses.replace(recipe, epochs=1, batch_size=16, phases=phases)
     data = kev.data.load(args.data)
     if args.smoke:
-        data.train, data.validation = data.train.select(range(32)), None
+        data = dataclasses.replace(data, train=data.train.select(range(32)), validation=None)
     result = kev.train(
         lambda: getattr(kev, args.model)(weights=None, classes=len(data.class_names)),
         data,

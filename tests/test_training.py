@@ -264,12 +264,12 @@ def test_terminated_runs_go_on_exactly(quiet_train, tmp_path):
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_low_precision_learns(precision, quiet_train):
-    recipe = recipes.Recipe("tiny", "tests", 12, 8, 3e-3, precision=precision, flip=False)
+    recipe = recipes.Recipe("tiny", "tests", 5, 8, 1e-2, precision=precision, flip=False)
     recipe = dataclasses.replace(recipe, crop_area=(0.9, 1.0))
     policy = keras.config.dtype_policy().name
     result = quiet_train(build_convnet, tiny_data(), recipe)
     assert keras.config.dtype_policy().name == policy
-    assert result.history[-1]["accuracy"] > 0.9
+    assert result.history[-1]["loss"] < 0.7 * result.history[0]["loss"]
     assert all(v.dtype == "float32" for v in result.model.trainable_variables)
 
 
