@@ -42,6 +42,7 @@ class Recipe:
         erasing: Probability of random erasing.
         cutout: Half side of cutout as a part of the image side.
         seed: Of order, augmentation and dropout.
+        patience: Epochs without a better validation loss after which training ends; 0: never.
         checkpoint_steps: Optimizer steps between checkpoints; 0: at the end of every epoch.
     """
 
@@ -70,6 +71,7 @@ class Recipe:
     erasing: float = 0.0
     cutout: float = 0.0
     seed: int = 0
+    patience: int = 0
     checkpoint_steps: int = 0
 
     def __post_init__(self):
@@ -322,6 +324,7 @@ def _finetune(model):
         label_smoothing=0.1,
         ema=0.99,
         crop_area=(0.25, 1.0),
+        patience=4,
         phases=ramp(8, 4, image_size=(128, 224), randaugment=(2, 5), multiple_of=32),
     )
 

@@ -5,6 +5,7 @@ equal dropout masks, ragged tails, multi-worker), so the loop here runs its own 
 `strategy.run` and drives Keras callbacks itself.
 """
 
+import concurrent.futures
 import contextlib
 import csv
 import dataclasses
@@ -146,6 +147,11 @@ def is_chief(strategy):
     )
 
 
+def _is_late(strategy):
+    """Whether the strategy has to be there before the model."""
+    return _is_tpu(strategy) or isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
 def _is_tpu(strategy):
     return isinstance(strategy, tf.distribute.TPUStrategy)
 
@@ -155,7 +161,7 @@ def _is_tpu(strategy):
 
 def _place(model, recipe, strategy):
     """The model to train, built in the strategy's scope, of dynamic size."""
-    late = _is_tpu(strategy) or isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    late = _is_late(strategy)
     built = isinstance(model, keras.Model)
     if built and late:
         raise ValueError(
@@ -240,7 +246,7 @@ class _Run:
             32 if any(type(x).__name__ == "RelativeAttention" for x in self.model.layers) else 1
         )
         for phase in self.phases:
-            size = phase.image_size or self.default_size
+            size = self.image_size(phase)
             if size % multiple:
                 raise ValueError(
                     f"{self.model.name} trains at multiples of {multiple} pixels. Received a phase "
@@ -253,6 +259,9 @@ class _Run:
                     f"{self.strategy.num_replicas_in_sync} replicas. Choose a multiple."
                 )
             self.data.train.steps(batch)
+
+    def image_size(self, phase):
+        return phase.image_size or self.default_size
 
     def batch_size(self, phase):
         return phase.batch_size or self.recipe.batch_size
@@ -462,9 +471,14 @@ class _Run:
         if rollback and not resumed_from:
             self.save()  # the first epoch can break too
         rollbacks = 0
-        with _Terminator() as terminator, self._tensorboard() as board:
+        with (
+            _Terminator() as terminator,
+            self._tensorboard() as board,
+            concurrent.futures.ThreadPoolExecutor(1) as self.pool,
+        ):
+            self.ahead = None
             log.on_train_begin()
-            while self.epoch < self.recipe.epochs and not self.model.stop_training:
+            while self.epoch < self.recipe.epochs and not self._is_over():
                 try:
                     self._epoch(log, board, terminator, progress)
                 except FloatingPointError:
@@ -479,15 +493,22 @@ class _Run:
             log.on_train_end()
         return self._finish(resumed_from)
 
+    def _is_over(self):
+        """Whether a callback, or `patience`, ends the training before its last epoch."""
+        losses = [row["val_loss"] for row in self.history if "val_loss" in row]
+        patience = self.recipe.patience
+        stale = bool(losses) and len(losses) - 1 - int(np.argmin(losses)) >= patience > 0
+        return stale or self.model.stop_training
+
     def _epoch(self, log, board, terminator, progress):
         phase = progressive.phase_at(self.phases, self.epoch)
         progressive.deliver(self.model, phase)
-        size, batch = phase.image_size or self.default_size, self.batch_size(phase)
+        size, batch = self.image_size(phase), self.batch_size(phase)
         steps = self.epoch_steps(phase)
         log.on_epoch_begin(self.epoch)
         bar = _bar(self, phase, steps, size) if progress and self.chief else None
         start, first = time.perf_counter(), self.epoch_step
-        iterator = iter(self._train_batches(phase, size, batch, first))
+        iterator = self._iterator(self.epoch, first)
         while self.epoch_step < steps:
             if [self.epoch, self.epoch_step] in self.left_out:
                 next(iterator)
@@ -551,10 +572,28 @@ class _Run:
 
     def _eval_size(self):
         """The size of the last phase: epochs are to be compared with each other."""
-        return self.phases[-1].image_size or self.default_size
+        return self.image_size(self.phases[-1])
 
-    def _train_batches(self, phase, size, batch, skip):
+    def _iterator(self, epoch, skip):
+        """The batches of an epoch; those of the next are made ready meanwhile.
+
+        Making a pipeline takes a second or two for its tracing, which a step does not need.
+        """
+        wanted, ahead = (epoch, skip), self.ahead
+        self.ahead = None
+        if ahead is not None and ahead[0] == wanted:
+            iterator = ahead[1].result()
+        else:
+            iterator = iter(self._train_batches(epoch, skip))
+        if epoch + 1 < self.recipe.epochs and not _is_late(self.strategy):
+            following = self.pool.submit(lambda: iter(self._train_batches(epoch + 1, 0)))
+            self.ahead = (epoch + 1, 0), following
+        return iterator
+
+    def _train_batches(self, epoch, skip):
         recipe, static = self.recipe, _is_tpu(self.strategy)
+        phase = progressive.phase_at(self.phases, epoch)
+        size, batch = self.image_size(phase), self.batch_size(phase)
         settings = recipes.augment_of(recipe, phase)
 
         def batches(context):
@@ -562,7 +601,7 @@ class _Run:
                 image_size=size,
                 batch_size=batch // context.num_input_pipelines,
                 seed=recipe.seed,
-                epoch=self.epoch,
+                epoch=epoch,
                 skip=skip,
                 augment=settings,
                 shard=(context.input_pipeline_id, context.num_input_pipelines),

@@ -1,5 +1,6 @@
 """The trainer on one device: phases, traces, effective rates, exactness, refusals."""
 
+import copy
 import csv
 import dataclasses
 import json
@@ -177,6 +178,20 @@ def test_batch_size_may_be_scheduled(quiet_train):
     recipe = recipes.Recipe("tiny", "tests", 2, 16, 1e-3, phases=phases)
     result = quiet_train(train_tiny.build, tiny_data(), recipe)
     assert [row["steps"] for row in result.history] == [3, 9]
+
+
+def test_patience_ends_the_training(quiet_train):
+    """What is learnt is wrong for the validation split; a second call does not train on."""
+    data = tiny_data()
+    wrong = copy.copy(data.validation)
+    wrong.labels = (wrong.labels + 1) % 4
+    data = dataclasses.replace(data, validation=wrong)
+    recipe = recipes.Recipe("tiny", "tests", 12, 8, 0.1, patience=2)
+    result = quiet_train(lambda: _dense(4), data, recipe)
+    losses = [row["val_loss"] for row in result.history]
+    assert len(losses) == int(np.argmin(losses)) + 3 < 12
+    again = quiet_train(lambda: _dense(4), data, recipe)
+    assert again.steps == result.steps
 
 
 class Poison(keras.callbacks.Callback):
