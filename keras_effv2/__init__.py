@@ -8,7 +8,7 @@ import importlib
 
 import keras
 
-from keras_effv2 import imagenet, layers, recipes, weights
+from keras_effv2 import imagenet, layers, optimizers, recipes, weights
 from keras_effv2.models import coatnet, efficientnet_v2, list_models, model_info
 from keras_effv2.models.coatnet import (
     CoAtNet0,
@@ -78,6 +78,7 @@ __all__ = [
     "list_models",
     "list_weights",
     "model_info",
+    "optimizers",
     "ramp",
     "recipes",
     "weights",

@@ -16,7 +16,7 @@ import time
 import keras
 import numpy as np
 
-from keras_effv2 import models
+from keras_effv2 import models, optimizers
 
 MEASURES = ("build", "first_step", "train", "infer", "pipeline", "export", "memory")
 PEERS = ("keras", "timm")
@@ -53,10 +53,10 @@ class Row:
 # ------------------------------------------------------------------------------------ the sides
 
 
-def _keras_side(build, image_size, batch_size):
+def _keras_side(build, sgd, image_size, batch_size):
     """Train step and inference of a Keras model as functions without arguments."""
     model = build()
-    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
+    model.compile(sgd(0.01, momentum=0.9), "sparse_categorical_crossentropy")
     images, labels = _batch(image_size, batch_size)
     return {
         "train": lambda: model.train_on_batch(images, labels),
@@ -68,6 +68,7 @@ def _ours(name, image_size, batch_size):
     builder = _builder(name)
     return _keras_side(
         lambda: builder(weights=None, input_shape=(image_size, image_size, 3)),
+        optimizers.SGD,
         image_size,
         batch_size,
     )
@@ -87,6 +88,7 @@ def _keras_peer(name, image_size, batch_size):
         )
     return _keras_side(
         lambda: builder(weights=None, input_shape=(image_size, image_size, 3)),
+        keras.optimizers.SGD,
         image_size,
         batch_size,
     )
@@ -250,9 +252,10 @@ keras.config.set_dtype_policy({policy!r})
 import keras_effv2
 start = time.perf_counter()
 module = keras_effv2 if {ours} else keras.applications
+optimizers = keras_effv2.optimizers if {ours} else keras.optimizers
 model = getattr(module, {model!r})(weights=None, input_shape=({size}, {size}, 3))
 if {measure!r} != "build":
-    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
+    model.compile(optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
     model.train_on_batch(np.zeros(({batch}, {size}, {size}, 3), "float32"), np.zeros({batch}))
 if {measure!r} == "memory":
     model.train_on_batch(np.zeros(({batch}, {size}, {size}, 3), "float32"), np.zeros({batch}))

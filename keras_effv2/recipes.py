@@ -1,13 +1,8 @@
-"""Training recipes as rows, each with its source, and the optimizers and schedules they name."""
+"""Training recipes as rows, each with its source."""
 
 import dataclasses
-import math
-
-import keras
-from keras import ops
 
 from keras_effv2 import progressive
-from keras_effv2.layers import PACKAGE
 from keras_effv2.progressive import Phase, check, ramp
 
 
@@ -404,101 +399,3 @@ def augment_of(recipe, phase):
         erasing=recipe.erasing,
         cutout=recipe.cutout,
     )
-
-
-# -------------------------------------------------------------------- optimizers and schedules
-
-
-@keras.saving.register_keras_serializable(PACKAGE)
-class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Learning rate as a function of the step: linear warm-up, then one of four shapes.
-
-    Args:
-        peak: Learning rate at the end of the warm-up.
-        shape: `"cosine"`, `"linear"`, `"staircase"` or `"constant"`.
-        warmup_steps: Steps of the warm-up from 0.
-        total_steps: Steps of the training.
-        minimum: Where cosine and linear end.
-        decay_rate: Factor of each stair; stairs count from step 0, as google/automl's.
-        decay_steps: Length of a stair in steps.
-    """
-
-    def __init__(
-        self, peak, shape, warmup_steps, total_steps, minimum=0.0, decay_rate=0.97, decay_steps=1
-    ):
-        super().__init__()
-        self.settings = {
-            "peak": peak,
-            "shape": shape,
-            "warmup_steps": warmup_steps,
-            "total_steps": total_steps,
-            "minimum": minimum,
-            "decay_rate": decay_rate,
-            "decay_steps": decay_steps,
-        }
-
-    def __call__(self, step):
-        s = self.settings
-        step = ops.cast(step, "float32")
-        warmup, peak, low = float(s["warmup_steps"]), s["peak"], s["minimum"]
-        part = ops.clip((step - warmup) / max(1.0, s["total_steps"] - warmup), 0.0, 1.0)
-        after = {
-            "cosine": lambda: low + (peak - low) * 0.5 * (1 + ops.cos(math.pi * part)),
-            "linear": lambda: peak + (low - peak) * part,
-            "staircase": lambda: peak * s["decay_rate"] ** ops.floor(step / s["decay_steps"]),
-            "constant": lambda: peak * ops.ones_like(step),
-        }[s["shape"]]()
-        return ops.where(step < warmup, peak * step / max(1.0, warmup), after)
-
-    def get_config(self):
-        return dict(self.settings)
-
-
-@keras.saving.register_keras_serializable(PACKAGE)
-class RMSprop(keras.optimizers.RMSprop):
-    """RMSProp as TensorFlow 1 had it: the mean square starts at 1, not at 0.
-
-    Source: tensorflow/python/training/rmsprop.py; the papers were trained with it.
-    """
-
-    def build(self, variables):
-        if self.built:  # Keras asks twice; the state stays
-            return
-        super().build(variables)
-        for velocity in self._velocities:
-            velocity.assign(ops.ones_like(velocity))
-
-
-def make_schedule(recipe, steps_per_epoch):
-    """The learning rate of a recipe as a function of the step."""
-    return Schedule(
-        recipe.learning_rate,
-        recipe.schedule,
-        round(recipe.warmup_epochs * steps_per_epoch),
-        recipe.epochs * steps_per_epoch,
-        recipe.min_learning_rate,
-        recipe.decay_rate,
-        max(1, round(recipe.decay_epochs * steps_per_epoch)),
-    )
-
-
-def make_optimizer(recipe, steps_per_epoch):
-    """The optimizer of a recipe. Clipping is the trainer's: it has to see the global gradient."""
-    rate = make_schedule(recipe, steps_per_epoch)
-    decay = recipe.weight_decay or None
-    if recipe.optimizer == "rmsprop":
-        return RMSprop(rate, rho=0.9, momentum=0.9, epsilon=1e-3)
-    if recipe.optimizer == "sgd":
-        return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
-    return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
-
-
-def is_decayed(variable):
-    """Whether weight decay applies: kernels and matrices, no norms, biases or bias tables."""
-    return len(variable.shape) > 1 and not variable.path.endswith("bias")
-
-
-def ema_decay(decay, step):
-    """Decay of the moving average at a step: `min(decay, (1 + step) / (10 + step))`."""
-    step = ops.cast(step, "float32")
-    return ops.minimum(decay, (1.0 + step) / (10.0 + step))

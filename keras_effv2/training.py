@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import augment, checkpoints, layers, progressive, recipes
+from keras_effv2 import augment, checkpoints, layers, optimizers, progressive, recipes
 from keras_effv2.progressive import Phase
 
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
@@ -209,10 +209,10 @@ class _Run:
             self.logits = layers.logits_of(self.model)
             progressive.prepare(self.model, self.phases)
             steps = self.epoch_steps(self.phases[0])
-            self.optimizer = recipes.make_optimizer(recipe, steps)
+            self.optimizer = optimizers.make_optimizer(recipe, steps)
             if recipe.optimizer != "rmsprop" and recipe.weight_decay:
                 self.optimizer.exclude_from_weight_decay(
-                    [v for v in self.model.trainable_variables if not recipes.is_decayed(v)]
+                    [v for v in self.model.trainable_variables if not optimizers.is_decayed(v)]
                 )
             self.model.compile(self.optimizer, loss="categorical_crossentropy")
             self.optimizer.build(self.model.trainable_variables)
@@ -273,7 +273,7 @@ class _Run:
 
     def _make_steps(self):
         recipe, model, optimizer, strategy = self.recipe, self.model, self.optimizer, self.strategy
-        decayed = [v for v in model.trainable_variables if recipes.is_decayed(v)]
+        decayed = [v for v in model.trainable_variables if optimizers.is_decayed(v)]
         l2 = recipe.weight_decay if recipe.optimizer == "rmsprop" else 0.0
 
         def replica_step(images, labels):
@@ -338,12 +338,10 @@ class _Run:
         return [gradient / self.replicas for gradient in gradients]
 
     def _update_ema(self, step):
-        decay = recipes.ema_decay(self.recipe.ema, step)
+        decay = optimizers.ema_decay(self.recipe.ema, step)
 
         def update(average, value):
-            return average.assign(
-                average + (1.0 - tf.cast(decay, average.dtype)) * (value - average)
-            )
+            return average.assign_sub((1.0 - tf.cast(decay, average.dtype)) * (average - value))
 
         for average, weight in zip(self.ema, self.model.weights, strict=True):
             self.strategy.extended.update(average, update, args=(weight.value,))

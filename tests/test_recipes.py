@@ -1,15 +1,14 @@
-"""Recipes against their sources, schedules and optimizers against written-out arithmetic."""
+"""Recipes against their sources, and what training makes of them against written-out arithmetic."""
 
 import dataclasses
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_effv2 as kev
-from keras_effv2 import data, progressive, recipes
-from keras_effv2.recipes import Recipe, Schedule
+from keras_effv2 import data, optimizers, progressive, recipes
+from keras_effv2.recipes import Recipe
 
 V2 = [f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L", "XL")]
 COATNET = [f"CoAtNet{number}" for number in range(6)]
@@ -17,113 +16,6 @@ COATNET = [f"CoAtNet{number}" for number in range(6)]
 
 def recipe(**changes):
     return Recipe(**{"name": "r", "source": "-", "epochs": 6, "batch_size": 8, **changes})
-
-
-# ------------------------------------------------------------------------------------ schedules
-
-# shape -> rate after the warm-up, of peak 0.4, minimum 0.1, 100 steps, 20 of warm-up, stairs of 7
-AFTER = {
-    "cosine": lambda t: 0.1 + 0.3 * (1 + np.cos(np.pi * np.minimum(1, (t - 20) / 80))) / 2,
-    "linear": lambda t: 0.4 - 0.3 * np.minimum(1, (t - 20) / 80),
-    "staircase": lambda t: 0.4 * 0.9 ** (t // 7),
-    "constant": lambda t: np.full(t.shape, 0.4),
-}
-
-
-@pytest.mark.parametrize("shape", AFTER)
-def test_schedules(shape):
-    schedule = Schedule(0.4, shape, 20, 100, minimum=0.1, decay_rate=0.9, decay_steps=7)
-    steps = np.arange(130)
-    wanted = np.where(steps < 20, 0.4 * steps / 20, AFTER[shape](steps))
-    ours = [float(schedule(tf.constant(step, tf.int64))) for step in steps]
-    np.testing.assert_allclose(ours, wanted, rtol=1e-5)
-
-
-@pytest.mark.parametrize("shape", AFTER)
-def test_without_warm_up_training_starts_at_the_peak(shape):
-    assert float(Schedule(0.4, shape, 0, 100)(0)) == pytest.approx(0.4)
-
-
-@pytest.mark.parametrize("epoch", (0, 2.5, 5, 7.1, 7.3, 100, 349))
-def test_the_papers_learning_rate(epoch):
-    """0.256, warm-up of 5 epochs, times 0.97 every 2.4 epochs (arXiv 2104.00298, section 5.1)."""
-    schedule = recipes.make_schedule(recipes.get("imagenet1k", "EfficientNetV2S"), 1000)
-    wanted = 0.256 * (epoch / 5 if epoch < 5 else 0.97 ** int(epoch / 2.4))
-    assert float(schedule(epoch * 1000)) == pytest.approx(wanted, rel=1e-5)
-
-
-def test_a_schedule_survives_saving():
-    optimizer = recipes.make_optimizer(recipe(learning_rate=0.1, warmup_epochs=1), 10)
-    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-    assert type(again) is type(optimizer)
-    for step in (3, 17, 59):
-        wanted = 0.1 * (step / 10 if step < 10 else (1 + np.cos(np.pi * (step - 10) / 50)) / 2)
-        assert float(again._learning_rate(step)) == pytest.approx(wanted, rel=1e-5)
-
-
-@pytest.mark.parametrize("decay", (0.9999, 0.99, 0.5))
-def test_the_average_starts_fast(decay):
-    steps = np.array([0, 1, 8, 90, 10_000, 10_000_000])
-    wanted = np.minimum(decay, (1 + steps) / (10 + steps))
-    np.testing.assert_allclose([recipes.ema_decay(decay, s) for s in steps], wanted, rtol=1e-6)
-
-
-# ----------------------------------------------------------------------------------- optimizers
-
-
-def gradients(steps=6):
-    return np.random.default_rng(0).normal(0, [1e-4, 1e-2, 1, 30], (steps, 4)).astype("float32")
-
-
-def test_rmsprop_is_tensorflow_1s():
-    settings = recipe(optimizer="rmsprop", schedule="constant", learning_rate=0.256)
-    ours, theirs = keras.Variable(np.ones(4, "float32")), tf.Variable(np.ones(4, "float32"))
-    optimizer = recipes.make_optimizer(settings, 10)
-    tf1 = tf.compat.v1.train.RMSPropOptimizer(0.256, decay=0.9, momentum=0.9, epsilon=1e-3)
-    value, square, momentum = np.ones(4), np.ones(4), np.zeros(4)
-    for gradient in gradients():
-        optimizer.apply([tf.constant(gradient)], [ours])
-        optimizer.build([ours])  # a second time: nothing
-        tf1.apply_gradients([(tf.constant(gradient), theirs)])
-        square = 0.9 * square + 0.1 * gradient.astype(float) ** 2
-        momentum = 0.9 * momentum + 0.256 * gradient / np.sqrt(square + 1e-3)
-        value = value - momentum
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-        np.testing.assert_allclose(ours, value, rtol=1e-4)
-
-
-def test_adamw_is_adam_with_decay_beside_it():
-    settings = recipe(schedule="constant", learning_rate=0.01, weight_decay=0.3)
-    ours = keras.Variable(np.ones(4, "float32"))
-    optimizer = recipes.make_optimizer(settings, 10)
-    value, first, second = np.ones(4), np.zeros(4), np.zeros(4)
-    for t, gradient in enumerate(gradients().astype(float), 1):
-        optimizer.apply([tf.constant(gradient, tf.float32)], [ours])
-        value = value * (1 - 0.01 * 0.3)
-        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
-        rate = 0.01 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)  # arXiv 1412.6980, end of section 2
-        value = value - rate * first / (np.sqrt(second) + 1e-7)
-        np.testing.assert_allclose(ours, value, rtol=1e-5)
-
-
-def test_sgd_is_nesterovs():
-    settings = recipe(optimizer="sgd", schedule="constant", learning_rate=0.01)
-    ours, value, momentum = keras.Variable(np.ones(4, "float32")), np.ones(4), np.zeros(4)
-    optimizer = recipes.make_optimizer(settings, 10)
-    for gradient in gradients():
-        optimizer.apply([tf.constant(gradient)], [ours])
-        momentum = 0.9 * momentum - 0.01 * gradient
-        value = value + 0.9 * momentum - 0.01 * gradient
-        np.testing.assert_allclose(ours, value, rtol=1e-4)
-
-
-@pytest.mark.parametrize("family", ("tiny_effnet", "tiny_coatnet"))
-def test_kernels_alone_decay(family, request):
-    model = request.getfixturevalue(family)()
-    norms_and_biases = ("gamma", "beta", "bias", "qkv_bias", "out_bias", "relative_bias")
-    for variable in model.trainable_variables:
-        assert variable.name in norms_and_biases or "kernel" in variable.name
-        assert recipes.is_decayed(variable) == (variable.name not in norms_and_biases)
 
 
 def black():
@@ -218,7 +110,7 @@ def test_every_recipe_can_be_trained(name):
             continue
         row = recipes.get(name, model)
         assert row.name == name and row.source
-        optimizer = recipes.make_optimizer(row, steps_per_epoch=10)
+        optimizer = optimizers.make_optimizer(row, steps_per_epoch=10)
         optimizer.build([keras.Variable(np.ones((2, 2), "float32"))])
         middle = float(optimizer._learning_rate(10 * row.epochs // 2))
         assert 0 < middle <= row.learning_rate * 1.000001
