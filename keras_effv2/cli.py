@@ -340,6 +340,12 @@ def _define_train(values):
     flags.DEFINE_bool(
         "jit_compile", False, "Compile the step with XLA (one device).", flag_values=values
     )
+    flags.DEFINE_bool(
+        "remat",
+        False,
+        "Recompute activations in the backward pass: less memory, more time.",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "preview", None, "Only write a PNG of augmented pictures per phase.", flag_values=values
     )
@@ -375,6 +381,7 @@ def _train(values, _):
         values.workdir,
         strategy,
         jit_compile=values.jit_compile,
+        remat=values.remat,
         rollback=values.rollback,
     )
     if training.is_chief(strategy):

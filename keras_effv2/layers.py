@@ -4,7 +4,9 @@ Everything here is written with `keras.ops`, so it runs on TensorFlow, JAX and P
 imported only inside the few functions that are about TensorFlow itself.
 """
 
+import contextlib
 import json
+import threading
 
 import keras
 import numpy as np
@@ -28,6 +30,39 @@ def replicas():
     return tf.distribute.get_replica_context().num_replicas_in_sync
 
 
+# ------------------------------------------------------------------------------- computing twice
+
+
+class Passes:
+    """The first run of some layers and its repetition in the backward pass, see `rematerialization`.
+
+    The repetition draws the random numbers of the first run and leaves moving averages alone.
+    """
+
+    _active = threading.local()  # replicas are traced in threads of their own
+
+    def __init__(self):
+        self.repeated = False
+        self.seeds = []  # of the first run, in order
+        self._runs = 0
+
+    @classmethod
+    def current(cls):
+        """The passes within whose block the caller is, or None."""
+        return getattr(cls._active, "passes", None)
+
+    @contextlib.contextmanager
+    def next(self):
+        """Within the block layers know whether they are run for the first time or again."""
+        self.repeated = self._runs > 0
+        self._runs += 1
+        self._active.passes = self
+        try:
+            yield
+        finally:
+            self._active.passes = None
+
+
 # ------------------------------------------------------------------------------ random dropping
 
 
@@ -39,6 +74,15 @@ class ReplicaSeed(keras.random.SeedGenerator):
     """
 
     def next(self, ordered=True):
+        passes = Passes.current()
+        if passes is not None and passes.repeated:
+            return passes.seeds.pop(0)
+        seed = self._next_of_replica(ordered)
+        if passes is not None:
+            passes.seeds.append(seed)
+        return seed
+
+    def _next_of_replica(self, ordered):
         seed = super().next(ordered=ordered)
         if replicas() == 1:
             return seed
@@ -320,6 +364,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return tf.cast(x * gain + shift, inputs.dtype)
 
     def _update_moving(self, mean, variance):
+        passes = Passes.current()
+        if passes is not None and passes.repeated:
+            return
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             batch = ops.cast(ops.stop_gradient(batch), moving.dtype)
             moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
