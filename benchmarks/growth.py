@@ -15,36 +15,39 @@ parser.add_argument("--output", default="growth.png")
 parser.add_argument("--steps", type=int, default=3)
 parser.add_argument("--quick", action="store_true", help="without the large networks")
 
-# what varies -> settings (model, batch, pixels, replicas)
+# what varies -> settings (model, batch, pixels, replicas, whether activations are recomputed)
 SERIES = {
-    "batch": [("EfficientNetV2B0", batch, 96, 1) for batch in (4, 8, 16, 32, 64)],
-    "image size": [("EfficientNetV2B0", 8, size, 1) for size in (64, 96, 128, 192, 256)],
+    "batch": [("EfficientNetV2B0", batch, 96, 1, 0) for batch in (4, 8, 16, 32, 64)],
+    "image size": [("EfficientNetV2B0", 8, size, 1, 0) for size in (64, 96, 128, 192, 256)],
     "EfficientNetV2": [
-        (f"EfficientNetV2{name}", 4, 96, 1) for name in ("B0", "B1", "B2", "B3", "S", "M", "L")
+        (f"EfficientNetV2{name}", 4, 96, 1, 0) for name in ("B0", "B1", "B2", "B3", "S", "M", "L")
     ],
-    "CoAtNet": [(f"CoAtNet{i}", 2, 96, 1) for i in range(5)],
-    "replicas": [("EfficientNetV2B0", 16, 64, replicas) for replicas in (1, 2, 4)],
+    "CoAtNet": [(f"CoAtNet{i}", 2, 96, 1, 0) for i in range(5)],
+    "replicas": [("EfficientNetV2B0", 16, 64, replicas, 0) for replicas in (1, 2, 4)],
+    "remat": [("CoAtNet0", 16, 192, 1, remat) for remat in (0, 1)],
 }
 LARGE = {"EfficientNetV2M", "EfficientNetV2L", "CoAtNet3", "CoAtNet4"}
 
 STEP = """
 import json, resource, statistics, sys, time
 import numpy as np, tensorflow as tf
-model, batch, size, replicas, steps = sys.argv[1], *map(int, sys.argv[2:])
+model, batch, size, replicas, remat, steps = sys.argv[1], *map(int, sys.argv[2:])
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
 import keras
 import keras_effv2 as kev
+from keras_effv2.rematerialization import rematerialized
 strategy = tf.distribute.MirroredStrategy(
     [f"CPU:{i}" for i in range(replicas)], tf.distribute.ReductionToOneDevice()
 ) if replicas > 1 else tf.distribute.get_strategy()
 with strategy.scope():
     net = getattr(kev, model)(weights=None, classes=10, input_shape=(size, size, 3))
-    optimizer = keras.optimizers.SGD(0.01)
+    optimizer = kev.optimizers.SGD(0.01, momentum=0.9)
     optimizer.build(net.trainable_variables)
+forward = rematerialized(net) if remat else lambda images: net(images, training=True)
 def replica(images, labels):
     with tf.GradientTape() as tape:
-        scores = net(images, training=True)
+        scores = forward(images)
         loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(labels, scores))
     values = [v.value for v in net.trainable_variables]
     optimizer.apply(tape.gradient(loss, values), net.trainable_variables)
@@ -76,8 +79,8 @@ def main(args):
             rows.append({"series": series, "setting": setting, **row})
             print(json.dumps(rows[-1]), flush=True)
     plot(rows, args.output)
-    print("| varied | model | batch | pixels | replicas | s a step | GiB |")
-    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    print("| varied | model | batch | pixels | replicas | remat | s a step | GiB |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for row in rows:
         cells = " | ".join(map(str, row["setting"]))
         print(f"| {row['series']} | {cells} | {row['seconds']:.2f} | {row['gibibytes']:.1f} |")
@@ -89,7 +92,7 @@ def plot(rows, path):
     figure, axes = plt.subplots(2, len(SERIES), figsize=(4 * len(SERIES), 6), sharex="col")
     for column, series in zip(axes.T, SERIES, strict=True):
         own = [row for row in rows if row["series"] == series]
-        index = {"batch": 1, "image size": 2, "replicas": 3}.get(series, 0)
+        index = {"batch": 1, "image size": 2, "replicas": 3, "remat": 4}.get(series, 0)
         ticks = [str(row["setting"][index]).removeprefix(series) for row in own]
         column[0].plot(ticks, [row["seconds"] for row in own], marker="o")
         column[1].plot(ticks, [row["gibibytes"] for row in own], marker="o", color="tab:red")
