@@ -373,10 +373,10 @@ def mixup(images, labels, concentration, seed):
     """Blends every picture with another; its own share is at least a half."""
     share = _beta(tf.shape(images)[0], concentration, seed)
     share = tf.maximum(share, 1 - share)
-    own, other = tf.cast(images, tf.float32), tf.cast(images[::-1], tf.float32)
+    own, other = tf.cast(images, tf.float32), tf.cast(tf.reverse(images, [0]), tf.float32)
     weight = share[:, None, None, None]
-    mixed = tf.cast(tf.round(weight * own + (1 - weight) * other), images.dtype)
-    return mixed, share[:, None] * labels + (1 - share[:, None]) * labels[::-1]
+    mixed = tf.cast(tf.round(other + weight * (own - other)), images.dtype)
+    return mixed, share[:, None] * labels + (1 - share[:, None]) * tf.reverse(labels, [0])
 
 
 def cutmix(images, labels, concentration, seed):
@@ -395,8 +395,8 @@ def cutmix(images, labels, concentration, seed):
 
     pasted = covered(height, centre[0])[:, :, None] & covered(width, centre[1])[:, None, :]
     share = 1 - tf.reduce_mean(tf.cast(pasted, tf.float32), (1, 2))
-    mixed = tf.where(pasted[..., None], images[::-1], images)
-    return mixed, share[:, None] * labels + (1 - share[:, None]) * labels[::-1]
+    mixed = tf.where(pasted[..., None], tf.reverse(images, [0]), images)
+    return mixed, share[:, None] * labels + (1 - share[:, None]) * tf.reverse(labels, [0])
 
 
 # -------------------------------------------------------------------------------------- preview

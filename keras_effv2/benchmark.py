@@ -237,7 +237,7 @@ def run(
         elif measure in ("build", "first_step", "memory"):
             rows.append(_fresh(measure, model, setting, image_size, batch_size, min(rounds, 3)))
         elif measure == "pipeline":
-            rows.append(_pipeline(image_size, batch_size, rounds))
+            rows += _pipeline(image_size, batch_size, rounds)
         else:
             rows.append(_export(model, image_size, rounds))
     return rows
@@ -297,37 +297,67 @@ def _fresh(measure, model, setting, image_size, batch_size, rounds):
 
 
 def _pipeline(image_size, batch_size, rounds):
-    """RandAugment (2 operations, magnitude 15) on the same images, seconds a batch."""
+    """Augmentation of the same images in `tf.data`, seconds a batch, setting by setting."""
     import tensorflow as tf
-
-    from keras_effv2 import augment
 
     images = np.random.default_rng(0).integers(
         0, 256, (batch_size, image_size, image_size, 3), np.uint8
     )
     batches = 4
     source = tf.data.Dataset.from_tensors(images).unbatch().repeat(batches).enumerate()
-    settings = augment.Augment(randaugment=15.0)
-    ours = (
-        source.map(
-            lambda index, image: augment.randaugment(
-                image, settings.randaugment, seed=(0, tf.cast(index, tf.int32))
-            ),
-            num_parallel_calls=tf.data.AUTOTUNE,
+    rows = []
+    for name, (ours, peer) in _augmentations(batch_size).items():
+        sides = [side(source) for side in (ours, peer)]
+        times = alternate(*[lambda s=s: [0 for _ in s] for s in sides], rounds, warmup=1)
+        times = [[seconds / batches for seconds in side] for side in times]
+        rows.append(_row("pipeline", name, f"{image_size} px, batch {batch_size}", times, "keras"))
+    return rows
+
+
+def _augmentations(batch_size):
+    """Setting -> our pipeline and Keras' layer, as functions of a data set of (index, image)."""
+    import tensorflow as tf
+
+    from keras_effv2 import augment
+
+    def batched(data):
+        return data.batch(batch_size).prefetch(2)
+
+    def randaugment(magnitude):
+        def ours(data):
+            return batched(
+                data.map(
+                    lambda i, x: augment.randaugment(x, magnitude, (0, tf.cast(i, tf.int32))),
+                    num_parallel_calls=tf.data.AUTOTUNE,
+                )
+            )
+
+        # Keras' factor is in 0..1, the papers' magnitude in 0..30
+        layer = keras.layers.RandAugment((0, 255), num_ops=2, factor=magnitude / 30)
+        return ours, lambda data: layered(data, lambda x, _: layer(x, training=True))
+
+    def mixing(settings, layer):
+        def ours(data):
+            both = data.map(lambda i, x: (x, tf.one_hot(i % 10, 10))).batch(batch_size)
+            return both.map(
+                lambda x, y: augment.mix(x, y, settings, (0, 1)),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            ).prefetch(2)
+
+        return ours, lambda data: layered(
+            data, lambda x, y: layer({"images": x, "labels": y}, training=True)
         )
-        .batch(batch_size)
-        .prefetch(2)
-    )
-    layer = keras.layers.RandAugment((0, 255), num_ops=2, factor=0.5)
-    peer = (
-        source.map(lambda _, image: tf.cast(image, tf.float32))
-        .batch(batch_size)
-        .map(lambda batch: layer(batch, training=True), num_parallel_calls=tf.data.AUTOTUNE)
-        .prefetch(2)
-    )
-    times = alternate(lambda: [0 for _ in ours], lambda: [0 for _ in peer], rounds, warmup=1)
-    times = [[seconds / batches for seconds in side] for side in times]
-    return _row("pipeline", "RandAugment", f"{image_size} px, batch {batch_size}", times, "keras")
+
+    def layered(data, step):
+        both = data.map(lambda i, x: (tf.cast(x, tf.float32), tf.one_hot(i % 10, 10)))
+        return both.batch(batch_size).map(step, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+
+    return {
+        "RandAugment 5": randaugment(5.0),
+        "RandAugment 15": randaugment(15.0),
+        "mixup": mixing(augment.Augment(mixup=0.2), keras.layers.MixUp(0.2)),
+        "cutmix": mixing(augment.Augment(cutmix=1.0), keras.layers.CutMix(1.0)),
+    }
 
 
 def _export(model, image_size, rounds):
