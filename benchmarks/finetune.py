@@ -3,10 +3,12 @@
     python benchmarks/finetune.py --data folder:flowers --weights b0.weights.h5 --image_size 160
 
 The tutorial: keras.applications' network, frozen, a new head trained with Adam at 1e-3; then
-everything unfrozen, with Adam at 1e-5. Data loading is ours in both arms.
+everything unfrozen, with Adam at 1e-5. Data loading is ours in both arms. The arm `random` is ours
+from random weights: what the pretrained ones are worth.
 """
 
 import argparse
+import functools
 import json
 import tempfile
 import time
@@ -21,17 +23,17 @@ parser.add_argument("--weights", default="imagenet", help="tag or path, for both
 parser.add_argument("--image_size", type=int, default=160)
 parser.add_argument("--epochs", type=int, help="of ours; default: planned")
 parser.add_argument("--tutorial_epochs", type=int, default=4, help="of each of its two parts")
-parser.add_argument("--seeds", type=int, default=1)
-parser.add_argument("--arms", default="ours,tutorial")
+parser.add_argument("--seeds", default="0,1,2")
+parser.add_argument("--arms", default="ours,tutorial", help="out of: ours, tutorial, random")
 
 
-def ours(args, data, seed):
+def ours(args, data, seed, weights):
     with tempfile.TemporaryDirectory() as workdir:
         _, judged = kev.finetune(
             "EfficientNetV2B0",
             data,
             workdir,
-            weights=args.weights,
+            weights=weights,
             epochs=args.epochs,
             image_size=args.image_size,
             seed=seed,
@@ -79,10 +81,15 @@ def judge(model, data, size):
 
 def main(args):
     data = kev.data.load(args.data)
-    for seed in range(args.seeds):
+    arms = {
+        "ours": functools.partial(ours, weights=args.weights),
+        "random": functools.partial(ours, weights=None),
+        "tutorial": tutorial,
+    }
+    for seed in map(int, args.seeds.split(",")):
         for arm in args.arms.split(","):
             start = time.perf_counter()
-            top1 = {"ours": ours, "tutorial": tutorial}[arm](args, data, seed)
+            top1 = arms[arm](args, data, seed)
             row = {"seed": seed, "arm": arm, "seconds": round(time.perf_counter() - start, 1)}
             print(json.dumps({**row, "top1": round(top1, 4)}), flush=True)
 

@@ -1,6 +1,6 @@
 """Progressive learning against one size, from random weights: time and accuracy, seeds alternating.
 
-    python benchmarks/progressive.py --data folder:flowers --sizes 64,112 --seeds 2
+    python benchmarks/progressive.py --data folder:flowers --sizes 64,112
 
 Both arms make the same epochs and steps and are judged at the largest size on the same test split.
 The fixed arm has the largest size and the strongest regularisation from the first epoch on.
@@ -19,7 +19,7 @@ parser.add_argument("--data", required=True, help="folder:PATH, tfds:NAME or dig
 parser.add_argument("--model", default="EfficientNetV2B0", choices=kev.list_models())
 parser.add_argument("--sizes", default="64,112", help="first and last size in pixels")
 parser.add_argument("--epochs", type=int, default=12)
-parser.add_argument("--seeds", type=int, default=2)
+parser.add_argument("--seeds", default="0,1,2")
 
 
 def recipes(args, seed):
@@ -46,7 +46,7 @@ def recipes(args, seed):
 def main(args):
     data = kev.data.load(args.data)
     rows = []
-    for seed in range(args.seeds):
+    for seed in map(int, args.seeds.split(",")):
         for name, recipe in recipes(args, seed).items():
             with tempfile.TemporaryDirectory() as workdir:
                 result = kev.train(

@@ -18,7 +18,7 @@ import numpy as np
 
 from keras_effv2 import models, optimizers
 
-MEASURES = ("build", "first_step", "train", "infer", "pipeline", "export", "memory")
+MEASURES = ("import", "build", "first_step", "train", "infer", "pipeline", "export", "memory")
 PEERS = ("keras", "timm")
 
 # timm's names of the same networks; its CoAtNets differ in small ways and are untrained as well
@@ -206,8 +206,8 @@ def run(
 
     Args:
         model: A name that `list_models()` lists.
-        measures: Names out of `MEASURES`. `build`, `first_step` and `memory` start a fresh process
-            for every measurement; `pipeline` and `export` need TensorFlow.
+        measures: Names out of `MEASURES`. `import`, `build`, `first_step` and `memory` start a
+            fresh process for every measurement; `pipeline` and `export` need TensorFlow.
         peer: `"keras"` (keras.applications, or `keras.layers.RandAugment` for the pipeline) or
             `"timm"` (PyTorch).
         image_size: Side of the images in pixels.
@@ -234,7 +234,7 @@ def run(
             sides = [make(model, image_size, batch_size) for make in (_ours, _PEERS[peer])]
             times = alternate(sides[0][measure], sides[1][measure], rounds)
             rows.append(_row(measure, model, setting, times, peer))
-        elif measure in ("build", "first_step", "memory"):
+        elif measure in ("import", "build", "first_step", "memory"):
             rows.append(_fresh(measure, model, setting, image_size, batch_size, min(rounds, 3)))
         elif measure == "pipeline":
             rows += _pipeline(image_size, batch_size, rounds)
@@ -245,6 +245,13 @@ def run(
 
 # ------------------------------------------------------------------------- whole-process measures
 
+_IMPORT = """
+import time
+start = time.perf_counter()
+import {package}
+print(time.perf_counter() - start)
+"""
+
 _FRESH = """
 import resource, sys, time
 import keras, numpy as np
@@ -254,10 +261,11 @@ start = time.perf_counter()
 module = keras_effv2 if {ours} else keras.applications
 optimizers = keras_effv2.optimizers if {ours} else keras.optimizers
 model = getattr(module, {model!r})(weights=None, input_shape=({size}, {size}, 3))
-if {measure!r} != "build":
-    model.compile(optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
-    model.train_on_batch(np.zeros(({batch}, {size}, {size}, 3), "float32"), np.zeros({batch}))
-if {measure!r} == "memory":
+if {measure!r} == "build":
+    print((time.perf_counter() - start) / len(model.layers))
+    sys.exit()
+model.compile(optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
+for _ in range(2 if {measure!r} == "memory" else 1):
     model.train_on_batch(np.zeros(({batch}, {size}, {size}, 3), "float32"), np.zeros({batch}))
 seconds = time.perf_counter() - start
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if {measure!r} == "memory"
@@ -266,17 +274,27 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if {measure!r} =
 
 
 def _fresh(measure, model, setting, image_size, batch_size, rounds):
-    """Build time, time to the first train step, or peak memory, each in a process of its own."""
+    """What has to be measured in fresh processes.
+
+    Import time (ours beside Keras' alone), build time a layer (beside keras.applications'
+    EfficientNetV2L where it lacks the model), time to the first train step, peak memory.
+    """
+    peer = model if hasattr(keras.applications, model) else "EfficientNetV2L"
+    if peer != model and measure != "build":
+        raise ValueError(f"keras.applications has no {model}: `{measure}` has nothing beside it.")
+    sides = (
+        {"package": "keras_effv2", "ours": True, "model": model},
+        {"package": "keras", "ours": False, "model": peer},
+    )
     times = ([], [])
     for _ in range(rounds):
-        for side, ours in enumerate((True, False)):
-            code = _FRESH.format(
+        for side, names in enumerate(sides):
+            code = (_IMPORT if measure == "import" else _FRESH).format(
                 policy=keras.config.dtype_policy().name,
-                ours=ours,
-                model=model,
                 size=image_size,
                 measure=measure,
                 batch=batch_size,
+                **names,
             )
             done = subprocess.run(
                 [sys.executable, "-c", code],
@@ -290,7 +308,10 @@ def _fresh(measure, model, setting, image_size, batch_size, rounds):
                 )
             times[side].append(float(done.stdout.split()[-1]))
     unit = "MiB" if measure == "memory" else "s"
-    return _row(measure, model, setting, times, "keras", unit)
+    name, setting = ("-", "-") if measure == "import" else (model, setting)
+    if measure == "build":
+        setting = f"a layer, beside {peer}"
+    return _row(measure, name, setting, times, "keras", unit)
 
 
 # ------------------------------------------------------------------------------ TensorFlow's part
@@ -437,9 +458,10 @@ def table(rows):
     lines = [f"{'measure':<11} {'model':<17} {'setting':<34} {'ours':>9} {'peer':>9}  ratio"]
     for row in rows:
         scale, unit = (1000, "ms") if row.unit == "s" and row.ours < 5 else (1, row.unit)
+        digits = 2 if row.ours * scale < 20 else 0
         lines.append(
             f"{row.measure:<11} {row.model:<17} {row.setting:<34} "
-            f"{row.ours * scale:>6.0f} {unit:<2} {row.peer * scale:>6.0f} {unit:<2}  "
+            f"{row.ours * scale:>6.{digits}f} {unit:<2} {row.peer * scale:>6.{digits}f} {unit:<2}  "
             f"{row.ratio:.2f}x {row.peer_name}"
         )
     return "\n".join(lines)

@@ -1,0 +1,52 @@
+"""The paired benchmark: who is timed when, what the numbers mean, what it refuses."""
+
+import statistics
+import time
+
+import pytest
+
+from keras_effv2 import benchmark
+
+
+def test_the_sides_take_turns():
+    calls = []
+    benchmark.alternate(lambda: calls.append("o"), lambda: calls.append("p"), rounds=3, warmup=1)
+    assert "".join(calls) == "op" + "op" + "po" + "op"  # who goes first changes
+
+
+def test_times_are_wall_times_of_each_side():
+    ours, peer = benchmark.alternate(lambda: time.sleep(0.01), lambda: time.sleep(0.03), 3, 0)
+    assert statistics.median(peer) > 2 * statistics.median(ours) > 0.02
+
+
+def test_a_row_is_medians_and_their_ratio():
+    row = benchmark._row("train", "m", "s", ([1.0, 9.0, 2.0], [8.0, 3.0, 6.0]), "keras")
+    assert (row.ours, row.peer, row.ratio, row.rounds) == (2.0, 6.0, 3.0, 3)
+    line = benchmark.table([row]).splitlines()[1]
+    assert "2000 ms" in line and "6000 ms" in line and "3.00x keras" in line
+
+
+@pytest.mark.parametrize(
+    "settings, named",
+    (
+        ({"measures": ("beauty",)}, "beauty"),
+        ({"peer": "nobody"}, "nobody"),
+        ({"model": "VGG"}, "VGG"),
+        ({"model": "CoAtNet0", "measures": ("train",)}, "keras.applications has no CoAtNet0"),
+        ({"model": "CoAtNet0", "measures": ("memory",)}, "keras.applications has no CoAtNet0"),
+    ),
+)
+def test_what_cannot_be_measured_is_said(settings, named):
+    with pytest.raises(ValueError, match=named):
+        benchmark.run(**settings, image_size=32, batch_size=2, rounds=1)
+
+
+def test_fresh_processes():
+    (row,) = benchmark.run(measures=("import",), rounds=1)
+    assert row.unit == "s" and 0 < row.peer < row.ours + 5  # ours imports Keras too
+
+
+def test_pipelines():
+    rows = benchmark.run(measures=("pipeline",), image_size=32, batch_size=4, rounds=1)
+    assert [row.model for row in rows] == ["RandAugment 5", "RandAugment 15", "mixup", "cutmix"]
+    assert all(row.ours > 0 and row.peer > 0 for row in rows)
