@@ -18,8 +18,8 @@ demo: $(VENV)/.installed   ## train, evaluate, export, reload and predict on emb
 	rm -rf runs/demo
 	$(BIN)/python -m keras_effv2.demo runs/demo
 
-test: $(VENV)/.installed   ## the default tests
-	$(BIN)/python -m pytest -q --durations=8
+test: $(VENV)/.installed   ## the default tests, two files at a time
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=8
 
 slow: $(VENV)/.installed   ## the slow tests
 	$(BIN)/python -m pytest -q -m slow --durations=8

@@ -25,7 +25,8 @@ def blocks(model):
 
     Example:
 
-    >>> len(blocks(keras_effv2.EfficientNetV2B0(weights=None)))
+    >>> from keras_effv2 import EfficientNetV2B0
+    >>> len(blocks(EfficientNetV2B0(weights=None)))
     27
     """
     (start,), (end,) = model.inputs, model.outputs

@@ -16,7 +16,7 @@ PACKAGE = pathlib.Path(keras_effv2.__file__).parent
 LAYERS = (
     {"version"},
     {"layers"},
-    {"imagenet", "weights", "augment"},
+    {"imagenet", "weights", "augment", "optimizers", "rematerialization"},
     {"models.application"},
     {"models.coatnet", "models.efficientnet_v2"},
     {"models.info"},
