@@ -226,7 +226,7 @@ def _normal():
 
 
 def _conv(x, channels, kernel, stride, name, bias):
-    return keras.layers.Conv2D(
+    return layers.Conv2D(
         channels,
         kernel,
         strides=stride,
@@ -272,7 +272,7 @@ def mbconv_block(x, stage, stride, variant, grid, drop_path, depth, name):
     x = _conv(x, hidden, 1, at_expand, name + "expand_conv", bias=False)
     x = _batch_norm(x, name + "expand_bn")
     x = keras.layers.Activation(ACTIVATIONS[variant.gelu], name=name + "expand_activation")(x)
-    x = keras.layers.DepthwiseConv2D(
+    x = layers.DepthwiseConv2D(
         3,
         strides=stride // at_expand,
         padding="same",

@@ -93,7 +93,7 @@ def _kernel_initializer():
 
 
 def _conv(x, channels, kernel, stride, name):
-    return keras.layers.Conv2D(
+    return layers.Conv2D(
         channels,
         kernel,
         strides=stride,
@@ -106,7 +106,7 @@ def _conv(x, channels, kernel, stride, name):
 
 def _norm(x, name, activation_name=None):
     x = layers.BatchNormalization(momentum=0.9, epsilon=1e-3, name=name)(x)
-    return keras.layers.Activation("silu", name=activation_name)(x) if activation_name else x
+    return keras.layers.Activation(layers.silu, name=activation_name)(x) if activation_name else x
 
 
 def fused_block(x, stage, stride, drop_path, depth, name):
@@ -128,7 +128,7 @@ def mbconv_block(x, stage, stride, drop_path, depth, name):
     inputs = x
     x = _conv(x, inputs.shape[-1] * stage.expansion, 1, 1, name + "expand_conv")
     x = _norm(x, name + "expand_bn", name + "expand_activation")
-    x = keras.layers.DepthwiseConv2D(
+    x = layers.DepthwiseConv2D(
         3,
         strides=stride,
         padding="same",
@@ -139,7 +139,7 @@ def mbconv_block(x, stage, stride, drop_path, depth, name):
     x = _norm(x, name + "bn", name + "activation")
     # a quarter of the block's input, not of the expanded channels
     width = max(1, inputs.shape[-1] // 4)
-    x = layers.squeeze_excite(x, width, "silu", name, _kernel_initializer)
+    x = layers.squeeze_excite(x, width, layers.silu, name, _kernel_initializer)
     x = _conv(x, stage.channels, 1, 1, name + "project_conv")
     x = _norm(x, name + "project_bn")
     return _residual(x, inputs, stride, drop_path, depth, name)
