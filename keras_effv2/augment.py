@@ -23,6 +23,7 @@ class Augment:
         crop_area: Smallest and largest area of the random crop, as parts of the picture.
         flip: Whether to mirror half of the pictures.
         layers: Operations of RandAugment a picture.
+        autoaugment: Whether a pair of operations of AutoAugment's policy is applied.
         erasing: Probability of overwriting a random box with noise.
         cutout: Half side of a grey square at a random place, as part of the image side; 0 is off.
     """
@@ -33,6 +34,7 @@ class Augment:
     crop_area: tuple[float, float] = (0.05, 1.0)
     flip: bool = True
     layers: int = 2
+    autoaugment: bool = False
     erasing: float = 0.0
     cutout: float = 0.0
 
@@ -67,16 +69,18 @@ def crop_box(shape, area, seed):
 
 
 def augment_image(image, augment, seed):
-    """Flip, RandAugment, erasing and cutout of one picture: uint8 `(h, w, 3)` -> the same.
+    """Flip, RandAugment or AutoAugment, erasing and cutout of one picture: uint8 `(h, w, 3)`.
 
     Args:
         image: uint8 tensor.
         augment: An `Augment`.
         seed: Two integers.
     """
-    seeds = tf.unstack(tf.random.split(seed, 4))
+    seeds = tf.unstack(tf.random.split(seed, 5))
     if augment.flip:
         image = tf.image.stateless_random_flip_left_right(image, seeds[0])
+    if augment.autoaugment:
+        image = autoaugment(image, seeds[4])
     if augment.randaugment:
         image = randaugment(image, augment.randaugment, seeds[1], augment.layers)
     if augment.erasing:
@@ -304,6 +308,75 @@ OPERATIONS = {
     # 40 pixels either side at magnitude 10, for pictures of 300
     "cutout": lambda image, m, sign, place: cutout(image, 0.4 * m / 30, place),
 }
+
+
+# ---------------------------------------------------------------------------------- AutoAugment
+
+# Pairs of (operation, probability, magnitude), the policy "v0" that EfficientNet and the small
+# EfficientNetV2 were trained with: google/automl `autoaugment.py`.
+# fmt: off
+POLICY = (
+    (("equalize", 0.8, 1), ("shear_y", 0.8, 4)),
+    (("color", 0.4, 9), ("equalize", 0.6, 3)),
+    (("color", 0.4, 1), ("rotate", 0.6, 8)),
+    (("solarize", 0.8, 3), ("equalize", 0.4, 7)),
+    (("solarize", 0.4, 2), ("solarize", 0.6, 2)),
+    (("color", 0.2, 0), ("equalize", 0.8, 8)),
+    (("equalize", 0.4, 8), ("solarize_add", 0.8, 3)),
+    (("shear_x", 0.2, 9), ("rotate", 0.6, 8)),
+    (("color", 0.6, 1), ("equalize", 1.0, 2)),
+    (("invert", 0.4, 9), ("rotate", 0.6, 0)),
+    (("equalize", 1.0, 9), ("shear_y", 0.6, 3)),
+    (("color", 0.4, 7), ("equalize", 0.6, 0)),
+    (("posterize", 0.4, 6), ("autocontrast", 0.4, 7)),
+    (("solarize", 0.6, 8), ("color", 0.6, 9)),
+    (("solarize", 0.2, 4), ("rotate", 0.8, 9)),
+    (("rotate", 1.0, 7), ("translate_y", 0.8, 9)),
+    (("shear_x", 0.0, 0), ("solarize", 0.8, 4)),
+    (("shear_y", 0.8, 0), ("color", 0.6, 4)),
+    (("color", 1.0, 0), ("rotate", 0.6, 2)),
+    (("equalize", 0.8, 4), ("equalize", 0.0, 8)),
+    (("equalize", 1.0, 4), ("autocontrast", 0.6, 2)),
+    (("shear_y", 0.4, 7), ("solarize_add", 0.6, 7)),
+    (("posterize", 0.8, 2), ("solarize", 0.6, 10)),
+    (("solarize", 0.6, 8), ("equalize", 0.6, 1)),
+    (("color", 0.8, 6), ("rotate", 0.4, 5)),
+)
+# fmt: on
+
+
+def autoaugment(image, seed):
+    """Applies one pair of `POLICY`, drawn uniformly, each operation with its probability.
+
+    Source: Cubuk et al. 2018, https://arxiv.org/abs/1805.09501.
+
+    Args:
+        image: uint8 tensor `(height, width, 3)`.
+        seed: Two integers.
+
+    Returns:
+        uint8 tensor `(height, width, 3)`.
+    """
+    draws = tf.random.stateless_uniform((9,), seed)
+    which = tf.cast(draws[0] * len(POLICY), tf.int32)
+
+    def branch(pair):
+        def apply():
+            changed = image
+            for (name, probability, magnitude), own in zip(pair, (draws[1:5], draws[5:9])):
+                sign = tf.where(own[1] < 0.5, -1.0, 1.0)
+                changed = tf.where(
+                    own[0] < probability,
+                    OPERATIONS[name](changed, magnitude, sign, own[2:]),
+                    changed,
+                )
+            return changed
+
+        return apply
+
+    changed = tf.switch_case(which, [branch(pair) for pair in POLICY])
+    changed.set_shape(image.shape)
+    return changed
 
 
 def _erase(image, probability, seed):

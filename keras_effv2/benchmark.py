@@ -19,10 +19,10 @@ import numpy as np
 from keras_effv2 import models, optimizers
 
 MEASURES = ("import", "build", "first_step", "train", "infer", "pipeline", "export", "memory")
-PEERS = ("keras", "timm")
+PEERS = ("keras", "timm", "kecam")
 
 # timm's names of the same networks; its CoAtNets differ in small ways and are untrained as well
-_TIMM = {
+TIMM = {
     **{f"EfficientNetV2{b}": f"tf_efficientnetv2_{b.lower()}" for b in ("B0", "B1", "B2", "B3")},
     **{f"EfficientNetV2{s}": f"tf_efficientnetv2_{s.lower()}" for s in ("S", "M", "L", "XL")},
     **{f"CoAtNet{n}": f"coatnet_{n}_224" for n in range(6)},
@@ -53,10 +53,9 @@ class Row:
 # ------------------------------------------------------------------------------------ the sides
 
 
-def _keras_side(build, sgd, image_size, batch_size):
+def _fitted(model, optimizer, image_size, batch_size):
     """Train step and inference of a Keras model as functions without arguments."""
-    model = build()
-    model.compile(sgd(0.01, momentum=0.9), "sparse_categorical_crossentropy")
+    model.compile(optimizer, "sparse_categorical_crossentropy")
     images, labels = _batch(image_size, batch_size)
     return {
         "train": lambda: model.train_on_batch(images, labels),
@@ -65,13 +64,8 @@ def _keras_side(build, sgd, image_size, batch_size):
 
 
 def _ours(name, image_size, batch_size):
-    builder = _builder(name)
-    return _keras_side(
-        lambda: builder(weights=None, input_shape=(image_size, image_size, 3)),
-        optimizers.SGD,
-        image_size,
-        batch_size,
-    )
+    model = _builder(name)(weights=None, input_shape=(image_size, image_size, 3))
+    return _fitted(model, optimizers.SGD(0.01, momentum=0.9), image_size, batch_size)
 
 
 def _builder(name):
@@ -84,14 +78,10 @@ def _keras_peer(name, image_size, batch_size):
     if builder is None:
         raise ValueError(
             f"keras.applications has no {name}. Choose EfficientNetV2B0..B3, S, M or L, or "
-            "the peer timm."
+            "the peer timm or kecam."
         )
-    return _keras_side(
-        lambda: builder(weights=None, input_shape=(image_size, image_size, 3)),
-        keras.optimizers.SGD,
-        image_size,
-        batch_size,
-    )
+    model = builder(weights=None, input_shape=(image_size, image_size, 3))
+    return _fitted(model, keras.optimizers.SGD(0.01, momentum=0.9), image_size, batch_size)
 
 
 def _timm_peer(name, image_size, batch_size):
@@ -104,7 +94,7 @@ def _timm_peer(name, image_size, batch_size):
     gpu = torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"
     half = keras.config.dtype_policy().compute_dtype == "bfloat16"
-    model = timm.create_model(_TIMM[name], pretrained=False).to(device)
+    model = timm.create_model(TIMM[name], pretrained=False).to(device)
     model = model.to(memory_format=torch.channels_last)
     step = torch.compile(model) if gpu else model
     images, labels = _batch(image_size, batch_size)
@@ -135,7 +125,26 @@ def _timm_peer(name, image_size, batch_size):
     return {"train": train, "infer": infer}
 
 
-_PEERS = {"keras": _keras_peer, "timm": _timm_peer}
+def _kecam_peer(name, image_size, batch_size):
+    """keras_cv_attention_models, which is written for Keras 2: the package tf_keras."""
+    if importlib.util.find_spec("keras_cv_attention_models") is None:
+        raise ValueError(
+            "The peer kecam is not installed: pip install keras-cv-attention-models tf_keras."
+        )
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"  # read when TensorFlow is asked for its Keras
+    import tf_keras
+    from keras_cv_attention_models import coatnet, efficientnet
+
+    tf_keras.mixed_precision.set_global_policy(keras.config.dtype_policy().name)
+    builder = getattr(coatnet if name.startswith("CoAtNet") else efficientnet, name, None)
+    if builder is None:
+        raise ValueError(f"keras_cv_attention_models has no {name}. Choose another model or peer.")
+    shape = (image_size, image_size, 3)
+    model = builder(input_shape=shape, pretrained=None, num_classes=1000)
+    return _fitted(model, tf_keras.optimizers.SGD(0.01, momentum=0.9), image_size, batch_size)
+
+
+_PEERS = {"keras": _keras_peer, "timm": _timm_peer, "kecam": _kecam_peer}
 
 
 def _batch(image_size, batch_size):
@@ -208,8 +217,9 @@ def run(
         model: A name that `list_models()` lists.
         measures: Names out of `MEASURES`. `import`, `build`, `first_step` and `memory` start a
             fresh process for every measurement; `pipeline` and `export` need TensorFlow.
-        peer: `"keras"` (keras.applications, or `keras.layers.RandAugment` for the pipeline) or
-            `"timm"` (PyTorch).
+        peer: `"keras"` (keras.applications, or `keras.layers.RandAugment` for the pipeline),
+            `"timm"` (PyTorch) or `"kecam"` (keras_cv_attention_models); these two for `train` and
+            `infer` only.
         image_size: Side of the images in pixels.
         batch_size: Images a step.
         rounds: Timings of each side.
@@ -227,6 +237,11 @@ def run(
         raise ValueError(f"Unknown peer {peer!r}. Peers: {', '.join(PEERS)}.")
     if model not in models.VARIANTS:
         raise ValueError(f"There is no model {model!r}. Models: {', '.join(models.VARIANTS)}.")
+    if peer != "keras" and set(measures) - {"train", "infer"}:
+        raise ValueError(
+            f"The peer {peer} is measured in train and infer. Received: {', '.join(measures)}. "
+            "Leave the others out, or take the peer keras."
+        )
     rows = []
     for measure in measures:
         setting = f"{image_size} px, batch {batch_size}, {keras.config.dtype_policy().name}"
@@ -446,7 +461,7 @@ def profile(model="EfficientNetV2B0", image_size=96, batch_size=32, steps=3, our
         for line in plane.lines:
             for event in line.events:
                 name = plane.event_metadata[event.metadata_id].name
-                if ":" in name and "/" in name.split(":")[0]:  # node/name:OpType
+                if ":" in name and event.duration_ps:  # node/name:OpType
                     kind = name.rsplit(":", 1)[1].split("#")[0]
                     total[kind] += event.duration_ps / 1e9
                     count[kind] += 1

@@ -34,6 +34,7 @@ class Recipe:
         crop: How pictures are cut for evaluation, `"none"` or `"automl"` (see `layers.Pixels`).
         flip: Whether to mirror half of the pictures; not for digits or letters.
         layers: RandAugment operations a picture.
+        autoaugment: Whether AutoAugment's policy is applied.
         erasing: Probability of random erasing.
         cutout: Half side of cutout as a part of the image side.
         seed: Of order, augmentation and dropout.
@@ -63,6 +64,7 @@ class Recipe:
     crop: str = "none"
     flip: bool = True
     layers: int = 2
+    autoaugment: bool = False
     erasing: float = 0.0
     cutout: float = 0.0
     seed: int = 0
@@ -179,7 +181,9 @@ def _imagenet1k(model):
         return dataclasses.replace(_V2_1K, phases=phases)
     if model in _SMALL:  # the paper trains small models without progressive learning
         phases = (Phase(0, 350, image_size=_SMALL[model]),)
-        return dataclasses.replace(_V2_1K, phases=phases, crop_area=(0.08, 1.0), crop="automl")
+        return dataclasses.replace(
+            _V2_1K, phases=phases, crop_area=(0.08, 1.0), crop="automl", autoaugment=True
+        )
     if model in _COATNET_1K:
         phases = ramp(
             300, 1, image_size=224, randaugment=15, mixup=0.8, drop_path=_COATNET_1K[model]
@@ -396,6 +400,7 @@ def augment_of(recipe, phase):
         crop_area=recipe.crop_area,
         flip=recipe.flip,
         layers=recipe.layers,
+        autoaugment=recipe.autoaugment,
         erasing=recipe.erasing,
         cutout=recipe.cutout,
     )

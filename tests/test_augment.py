@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from keras_effv2 import augment, data, progressive
+from keras_effv2 import augment, data, progressive, recipes
 from keras_effv2.augment import OPERATIONS, Augment
 
 MAGNITUDES = (1, 4, 10, 17, 30)
@@ -139,6 +139,40 @@ def test_operations_are_drawn_uniformly():
     outputs = [step(tf.constant([3, i])).numpy() for i in range(640)]
     inverted = sum(np.array_equal(output, 255 - image) for output in outputs)
     assert 40 - 4 * 6.2 < inverted < 40 + 4 * 6.2  # of 640 / 16, four standard deviations
+
+
+# ---------------------------------------------------------------------------------- AutoAugment
+
+
+def test_pairs_are_applied_in_turn(monkeypatch):
+    pair = (("posterize", 1.0, 6), ("autocontrast", 1.0, 7))
+    monkeypatch.setattr(augment, "POLICY", (pair,))
+    wanted = ImageOps.autocontrast(ImageOps.posterize(Image.fromarray(picture()), 2))
+    changed = augment.autoaugment(tf.constant(picture()), (1, 2))
+    np.testing.assert_allclose(changed.numpy().astype(int), np.asarray(wanted, int), atol=1)
+
+
+def test_pairs_and_operations_have_their_probabilities(monkeypatch):
+    rows = ((("invert", 0.4, 0), ("invert", 0.0, 0)), (("invert", 1.0, 0), ("invert", 1.0, 0)))
+    monkeypatch.setattr(augment, "POLICY", rows)
+    black = tf.zeros((2, 2, 3), tf.uint8)
+    seeds = tf.stack([tf.range(4000), tf.range(4000)], 1)
+    changed = tf.map_fn(lambda seed: augment.autoaugment(black, seed), seeds, tf.uint8).numpy()
+    assert set(np.unique(changed)) == {0, 255}
+    # one row in two, there in four of ten; twice inverted is black again
+    assert (changed[:, 0, 0, 0] == 255).mean() == pytest.approx(0.2, abs=0.02)
+
+
+def test_small_networks_are_trained_with_the_policy():
+    recipe = recipes.get("imagenet1k", "EfficientNetV2B0")
+    settings = recipes.augment_of(recipe, recipe.phases[0])
+    assert settings.autoaugment and not settings.randaugment
+    changed = augment.augment_image(tf.constant(picture()), settings, (3, 4))
+    assert changed.shape == (24, 36, 3) and changed.dtype == tf.uint8
+    assert not recipes.get("imagenet1k", "EfficientNetV2S").autoaugment
+
+
+# ---------------------------------------------------------------------------------- one picture
 
 
 def test_a_picture_depends_on_its_seed_alone():

@@ -31,6 +31,7 @@ def test_a_row_is_medians_and_their_ratio():
     (
         ({"measures": ("beauty",)}, "beauty"),
         ({"peer": "nobody"}, "nobody"),
+        ({"peer": "timm", "measures": ("build",)}, "timm is measured in train and infer"),
         ({"model": "VGG"}, "VGG"),
         ({"model": "CoAtNet0", "measures": ("train",)}, "keras.applications has no CoAtNet0"),
         ({"model": "CoAtNet0", "measures": ("memory",)}, "keras.applications has no CoAtNet0"),

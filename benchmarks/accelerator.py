@@ -1,0 +1,279 @@
+"""Ours on JAX beside timm under `torch.compile`, on one accelerator, alternating in one run.
+
+    python benchmarks/accelerator.py
+    python benchmarks/accelerator.py --settings EfficientNetV2B0:64 --batch 4 --precision float32
+
+Needs jax, torch and timm; not TensorFlow. Each side lives in a process of its own and waits while
+the other is timed. Of each: images a second, peak memory, and the part of the chip's matrix
+peak, which is measured in the same run, that the network's multiply-adds make of it.
+"""
+
+import argparse
+import functools
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument(
+    "--settings",
+    default="EfficientNetV2S:128,EfficientNetV2S:224,EfficientNetV2S:300,CoAtNet0:224,CoAtNet2:224",
+    help="MODEL:PIXELS, separated by commas",
+)
+parser.add_argument("--batch", type=int, default=128)
+parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float32"])
+parser.add_argument("--rounds", type=int, default=7, help="timings of each side")
+parser.add_argument("--steps", type=int, default=10, help="steps in one timing")
+parser.add_argument("--matrix", type=int, default=8192, help="side of the matrices of the peak")
+parser.add_argument("--json", help="file for the rows")
+parser.add_argument("--side", choices=["ours", "timm"], help=argparse.SUPPRESS)
+
+
+# ------------------------------------------------------------------- one side, in its own process
+
+
+def ours(model, size, args):
+    """Functions that start so many steps and wait for them, and one that tells the memory."""
+    import jax
+    import keras
+    import numpy as np
+
+    from keras_effv2 import models
+
+    keras.config.set_dtype_policy(
+        "mixed_bfloat16" if args.precision == "bfloat16" else args.precision
+    )
+    family = models.coatnet if model.startswith("CoAtNet") else models.efficientnet_v2
+    net = getattr(family, model)(
+        weights=None, input_shape=(size, size, 3), classifier_activation=None
+    )
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    optimizer.build(net.trainable_variables)
+
+    def loss(trainable, others, images, labels):
+        logits, others = net.stateless_call(trainable, others, images, training=True)
+        losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        return losses.mean(), others
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
+    def train(trainable, others, slots, images, labels):
+        (_, others), gradients = jax.value_and_grad(loss, has_aux=True)(
+            trainable, others, images, labels
+        )
+        trainable, slots = optimizer.stateless_apply(slots, gradients, trainable)
+        return trainable, others, slots
+
+    @jax.jit
+    def infer(trainable, others, images):
+        return net.stateless_call(trainable, others, images, training=False)[0]
+
+    rng = np.random.default_rng(0)
+    images = jax.numpy.asarray(rng.uniform(0, 255, (args.batch, size, size, 3)), "float32")
+    labels = jax.numpy.asarray(rng.integers(0, 1000, args.batch))
+    state = [
+        [v.value for v in variables]
+        for variables in (net.trainable_variables, net.non_trainable_variables, optimizer.variables)
+    ]
+
+    def run_train():
+        for _ in range(args.steps):
+            state[:] = train(*state, images, labels)
+        jax.block_until_ready(state)
+
+    def run_infer():
+        outputs = [infer(*state[:2], images) for _ in range(args.steps)]
+        jax.block_until_ready(outputs)
+
+    def memory():
+        return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+    matrix = jax.numpy.ones((args.matrix, args.matrix), args.precision)
+    product = jax.jit(lambda x: x @ x)
+    return {
+        "train": run_train,
+        "infer": run_infer,
+        "product": lambda: product(matrix).block_until_ready(),
+        "memory": memory,
+    }
+
+
+def timm(model, size, args):
+    """As `ours`, of timm in PyTorch."""
+    import timm
+    import torch
+
+    from keras_effv2.benchmark import TIMM
+
+    gpu = torch.cuda.is_available()
+    device = "cuda" if gpu else "cpu"
+    half = args.precision == "bfloat16"
+    net = timm.create_model(TIMM[model], pretrained=False, **_size(model, size)).to(device)
+    net = net.to(memory_format=torch.channels_last)
+    step = torch.compile(net) if gpu else net
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
+    images = torch.rand(args.batch, 3, size, size, device=device)
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.randint(1000, (args.batch,), device=device)
+
+    def wait():
+        if gpu:
+            torch.cuda.synchronize()
+
+    def run_train():
+        net.train()
+        for _ in range(args.steps):
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device, torch.bfloat16, enabled=half):
+                loss = torch.nn.functional.cross_entropy(step(images).float(), labels)
+            loss.backward()
+            optimizer.step()
+        wait()
+
+    def run_infer():
+        net.eval()
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half):
+            for _ in range(args.steps):
+                step(images)
+        wait()
+
+    matrix = torch.ones(args.matrix, args.matrix, dtype=getattr(torch, args.precision)).to(device)
+
+    def product():
+        matrix @ matrix
+        wait()
+
+    return {
+        "train": run_train,
+        "infer": run_infer,
+        "product": product,
+        "memory": lambda: torch.cuda.max_memory_allocated() if gpu else None,
+    }
+
+
+def _size(model, size):
+    return {"img_size": size} if model.startswith("CoAtNet") else {}
+
+
+def serve(args):
+    """Times what is asked for on standard input, a word a line, until it ends."""
+    # other packages may print: answers go to where output went at first
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    model, size = args.settings.split(":")
+    functions = {"ours": ours, "timm": timm}[args.side](model, int(size), args)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        answer = functions[line.strip()]()
+        if line.strip() == "memory":
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            print(json.dumps(answer or peak), file=answers, flush=True)
+        else:
+            print(json.dumps(time.perf_counter() - start), file=answers, flush=True)
+
+
+# ------------------------------------------------------------------------------------ both sides
+
+
+class Side:
+    """A process that answers one word by one number."""
+
+    def __init__(self, name, setting, args):
+        options = ["--side", name, "--settings", setting, "--precision", args.precision]
+        for key in ("batch", "steps", "matrix"):
+            options += [f"--{key}", str(getattr(args, key))]
+        self.process = subprocess.Popen(
+            [sys.executable, os.path.abspath(__file__), *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "KERAS_BACKEND": "jax",
+                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # two sides share the chip
+            },
+        )
+
+    def ask(self, word):
+        """Asks for one number; stops the benchmark if the side is gone."""
+        print(word, file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(
+                f"A side ended with code {self.process.wait()}; see its message above."
+            )
+        return json.loads(answer)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(setting, args):
+    """A row for training and one for inference."""
+    from keras_effv2 import model_info
+
+    model, size = setting.split(":")
+    macs = model_info(model, int(size))["macs"]
+    sides = [Side(name, setting, args) for name in ("ours", "timm")]
+    for side in sides:  # compiling
+        for word in ("train", "infer", "product"):
+            side.ask(word)
+    product = min(side.ask("product") for side in sides for _ in range(5))
+    peak = 2 * args.matrix**3 / product
+    rows = []
+    for mode, operations in (("train", 6 * macs), ("infer", 2 * macs)):
+        times = ([], [])
+        for round_ in range(args.rounds):
+            for i in (0, 1) if round_ % 2 == 0 else (1, 0):
+                times[i].append(sides[i].ask(mode))
+        rates = [args.steps * args.batch / statistics.median(t) for t in times]
+        rows.append(
+            {
+                "mode": mode,
+                "model": model,
+                "pixels": int(size),
+                "batch": args.batch,
+                "precision": args.precision,
+                "images_per_second": rates,
+                "ratio": rates[0] / rates[1],
+                "part_of_peak": [rate * operations / peak for rate in rates],
+                "peak_flops": peak,
+            }
+        )
+    for row in rows:
+        row["memory_bytes"] = [side.ask("memory") for side in sides]
+    for side in sides:
+        side.close()
+    return rows
+
+
+def main(args):
+    if args.side:
+        return serve(args)
+    rows = []
+    print(
+        "| what | model | pixels | ours, images/s | timm | ratio | ours of peak | ours, timm GiB |"
+    )
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for setting in args.settings.split(","):
+        for row in measure(setting, args):
+            rows.append(row)
+            ours_, timm_ = row["images_per_second"]
+            memory = ", ".join(f"{n / 2**30:.1f}" for n in row["memory_bytes"])
+            print(
+                f"| {row['mode']} | {row['model']} | {row['pixels']} | {ours_:,.0f} | {timm_:,.0f} "
+                f"| {row['ratio']:.2f} | {row['part_of_peak'][0]:.0%} | {memory} |",
+                flush=True,
+            )
+    print(f"matrix peak {rows[0]['peak_flops'] / 1e12:.1f} TFLOP/s in {args.precision}")
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump(rows, file, indent=1)
+
+
+if __name__ == "__main__":
+    main(parser.parse_args())
