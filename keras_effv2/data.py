@@ -222,6 +222,15 @@ class Split:
         batches = pictures.map(picture, num_parallel_calls=tf.data.AUTOTUNE)
         return _deterministic(batches.batch(batch_size, drop_remainder=True)).prefetch(2)
 
+    def typical_side(self, sample=64):
+        """The median of the shorter sides of some pictures, in pixels."""
+        order = np.linspace(0, len(self) - 1, min(sample, len(self))).astype("int64")
+        sides = []
+        for _, raw, _ in self._raw(order):
+            image = raw if raw.dtype == tf.uint8 else imagenet.read_image(raw.numpy())
+            sides.append(min(image.shape[:2]))
+        return int(np.median(sides))
+
     def _raw(self, order):
         """Index, undecoded picture and one-hot label, in the given order."""
         stream = tf.data.Dataset.from_tensor_slices((order, self.labels[order]))

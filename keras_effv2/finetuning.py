@@ -110,17 +110,20 @@ def fit_head(model, split, image_size, batch_size=32, seed=0):
     return scores[best]
 
 
-def plan(model_name, count, image_size=None, epochs=None, seed=0, accelerator=None):
+def plan(
+    model_name, count, image_size=None, epochs=None, seed=0, accelerator=None, picture_side=224
+):
     """Chooses a recipe for a data set's size and the machine.
 
     Args:
         model_name: Name of the builder.
         count: Training pictures.
         image_size: Largest side in pixels; None: the model's own where there is an accelerator,
-            else at most 224.
-        epochs: None: about 10,000 pictures' worth of updates at least, 4 to 30 epochs.
+            else as large as the pictures are, 128 to 224.
+        epochs: None: about 20,000 pictures' worth of updates at least, 4 to 30 epochs.
         seed: Seed.
         accelerator: Whether there is one; None looks.
+        picture_side: Shorter side of the pictures in pixels.
 
     Returns:
         A `Recipe`.
@@ -129,9 +132,9 @@ def plan(model_name, count, image_size=None, epochs=None, seed=0, accelerator=No
         accelerator = bool(tf.config.list_physical_devices("GPU"))
     from keras_effv2.models import VARIANTS
 
-    own = VARIANTS[model_name].image_size
-    multiple = 32
-    size = image_size or (own if accelerator else min(own, 224))
+    own, multiple = VARIANTS[model_name].image_size, 32
+    # small pictures are scaled up: on 32 pixels a network of stride 32 sees with a single cell
+    size = image_size or (own if accelerator else int(np.clip(picture_side, 128, min(own, 224))))
     size = max(multiple, size // multiple * multiple)
     if epochs is None:
         epochs = int(np.clip(20_000 // max(1, count), 4, 30 if accelerator else 12))
@@ -184,18 +187,25 @@ def finetune(
 
     if model not in kev.list_models():
         raise ValueError(f"There is no model {model!r}. Models: {', '.join(kev.list_models())}.")
-    recipe = recipe or plan(model, len(data.train), image_size, epochs, seed)
+    recipe = recipe or plan(
+        model,
+        len(data.train),
+        image_size,
+        epochs,
+        seed,
+        picture_side=data.train.typical_side(),
+    )
     size = recipe.phases[-1].image_size
 
     def build():
         net = getattr(kev, model)(weights=weights, classes=len(data.class_names), drop_path=0.0)
         return freeze(net, "batch_norm") if weights is not None else net
 
-    logging.info("%s", estimate(model, data, recipe))
     begun = any(pathlib.Path(workdir, "checkpoints").glob("step-*.ckpt"))
 
     def build_with_head():
         net = build()
+        logging.info("%s", estimate(net, data, recipe))
         if not begun and weights is not None:
             start = time.perf_counter()
             score = fit_head(net, data.train, size, seed=recipe.seed)
@@ -219,19 +229,28 @@ def finetune(
     return result, judged
 
 
-def estimate(model_name, data, recipe):
-    """A sentence on how long a fine-tuning takes: from multiply-adds, at 25 GMAC/s a processor."""
-    from keras_effv2.models import model_info
+def estimate(model, data, recipe):
+    """A sentence on how long a fine-tuning will take, from one batch that is timed now.
 
-    macs = sum(
-        3
-        * model_info(model_name, phase.image_size)["macs"]
-        * (phase.stop_epoch - phase.start_epoch)
+    A train step counts as three forward passes, a size by its pixels.
+    """
+    size = recipe.phases[-1].image_size
+    images = np.zeros((recipe.batch_size, size, size, model.input_shape[-1]), "float32")
+    forward = tf.function(lambda x: model(x, training=False))
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        forward(images).numpy()
+        seconds.append(time.perf_counter() - start)
+    epochs = sum(
+        (phase.stop_epoch - phase.start_epoch) * (phase.image_size / size) ** 2
         for phase in recipe.phases
-    ) * len(data.train)
-    rate = 25e9 * (os.cpu_count() or 1)
+    )
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    whole = 3 * min(seconds) * epochs * data.train.steps(recipe.batch_size) / replicas
+    sizes = ", ".join(str(phase.image_size) for phase in recipe.phases)
     return (
         f"{recipe.epochs} epochs of {len(data.train)} pictures, batch {recipe.batch_size}, sizes "
-        f"{', '.join(str(phase.image_size) for phase in recipe.phases)}: very roughly "
-        f"{macs / rate / 60:.0f} minutes on {os.cpu_count()} processors without an accelerator"
+        f"{sizes}: about {max(1, round(whole / 60))} min of training here, by one batch of "
+        f"{size} pixels ({1000 * min(seconds):.0f} ms)."
     )

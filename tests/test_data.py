@@ -558,3 +558,11 @@ def test_cars_without_their_files_or_with_a_torn_archive(cars, tmp_path):
     (cars / "cars_annos.mat").unlink()
     with pytest.raises(FileNotFoundError, match="lacks cars_annos.mat, or car_ims.tgz"):
         data.load(f"cars:{cars}")
+
+
+def test_the_typical_side_is_the_median_of_the_shorter_sides(tmp_path):
+    assert numbered(5, side=7).typical_side() == 7
+    root = fill(tmp_path / "photos", count=9)  # 12 x 16
+    for i in range(2):
+        (root / "cat" / f"huge{i}.png").write_bytes(encoded(noise(i, 40, 30)))
+    assert data.load(f"folder:{root}").train.typical_side() == 12

@@ -1,5 +1,8 @@
 """Fine-tuning: what learns, the solved head, the plan, and the whole way on a tiny network."""
 
+import dataclasses
+import time
+
 import keras
 import numpy as np
 import pytest
@@ -90,6 +93,35 @@ def test_plan_fits_data_and_machine():
         assert recipe.phases[-1].stop_epoch == recipe.epochs
     assert finetuning.plan("EfficientNetV2S", 1000, accelerator=True).phases[-1].image_size == 384
     assert finetuning.plan("EfficientNetV2S", 1000, accelerator=False).phases[-1].image_size == 224
+
+
+@pytest.mark.parametrize("side, size", [(8, 128), (32, 128), (160, 160), (170, 160), (3000, 224)])
+def test_pictures_are_scaled_to_a_sensible_size_on_processors(side, size):
+    recipe = finetuning.plan("EfficientNetV2S", 1000, accelerator=False, picture_side=side)
+    assert recipe.phases[-1].image_size == size
+    recipe = finetuning.plan("EfficientNetV2S", 1000, accelerator=True, picture_side=side)
+    assert recipe.phases[-1].image_size == 384
+
+
+def test_the_estimate_is_of_this_machine():
+    """A forward pass that sleeps 0.2 s: 3 x 0.2 s, 50 steps, 2 epochs at half the side and 2 at it."""
+
+    class Sleep(keras.layers.Layer):
+        def call(self, inputs):
+            tf.numpy_function(lambda: time.sleep(0.2), [], [])
+            return inputs
+
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, Sleep()(inputs))
+    recipe = dataclasses.replace(
+        finetuning.plan("EfficientNetV2B0", 100, epochs=4),
+        batch_size=2,
+        phases=kev.ramp(4, 2, image_size=(32, 64)),
+    )
+    text = finetuning.estimate(model, tiny_data(count=100), recipe)
+    minutes = 3 * 0.2 * 50 * (2 * 0.25 + 2) / 60
+    assert "4 epochs of 100 pictures, batch 2, sizes 32, 64" in text
+    assert f"about {round(minutes)} min" in text and "64 pixels (20" in text
 
 
 def test_the_whole_way(tmp_path, monkeypatch):
