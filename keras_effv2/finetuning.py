@@ -144,9 +144,15 @@ def plan(
         recipes.get("finetune", model_name),
         epochs=epochs,
         batch_size=batch,
-        learning_rate=3e-4 * batch / 32,
+        learning_rate=5e-4 * batch / 32,
         seed=seed,
-        phases=ramp(epochs, min(4, epochs), image_size=(first, size), multiple_of=multiple),
+        phases=ramp(
+            epochs,
+            min(4, epochs),
+            image_size=(first, size),
+            randaugment=(0, 5),
+            multiple_of=multiple,
+        ),
     )
 
 

@@ -322,9 +322,9 @@ def _finetune(model):
         weight_decay=0.02,
         label_smoothing=0.1,
         ema=0.99,
-        crop_area=(0.25, 1.0),
+        crop_area=(0.5, 1.0),
         patience=4,
-        phases=ramp(8, 4, image_size=(128, 224), randaugment=(2, 5), multiple_of=32),
+        phases=ramp(8, 4, image_size=(128, 224), randaugment=(0, 5), multiple_of=32),
     )
 
 
