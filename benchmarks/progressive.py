@@ -11,6 +11,7 @@ import dataclasses
 import json
 import statistics
 import tempfile
+import time
 
 import keras_effv2 as kev
 
@@ -48,6 +49,7 @@ def main(args):
     rows = []
     for seed in map(int, args.seeds.split(",")):
         for name, recipe in recipes(args, seed).items():
+            processor = time.process_time()
             with tempfile.TemporaryDirectory() as workdir:
                 result = kev.train(
                     lambda: getattr(kev, args.model)(weights=None, classes=len(data.class_names)),
@@ -56,9 +58,11 @@ def main(args):
                     workdir,
                     progress=False,
                 )
+            processor = time.process_time() - processor
             judged = kev.evaluate(result.model, data)
             seconds = sum(row["seconds"] for row in result.history)
             row = {"seed": seed, "arm": name, "seconds": round(seconds, 1), "top1": judged.top1}
+            row["processor_seconds"] = round(processor, 1)
             row["sizes"] = sorted({h["image_size"] for h in result.history})
             rows.append(row)
             print(json.dumps(row), flush=True)

@@ -39,6 +39,8 @@ def build(weights, size):
     pyramid = kev.EfficientNetV2B0(
         weights=weights, include_top=False, features=LEVELS, input_shape=(size, size, 3)
     )
+    if weights:  # small batches would spoil the statistics of ImageNet
+        kev.freeze(pyramid, "batch_norm")
     x = None
     for level in LEVELS:  # coarse to fine: stride 32, 16, 8, 4
         lateral = keras.layers.Conv2D(64, 1)(pyramid.output[level])

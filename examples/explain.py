@@ -5,6 +5,7 @@ python examples/explain.py photo.jpg --output why.png
 
 import argparse
 
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -15,20 +16,26 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("photo", nargs="?")
 parser.add_argument("--model", default="EfficientNetV2B0", choices=kev.list_models())
 parser.add_argument("--weights", default="imagenet", help="tag or path")
+parser.add_argument("--model_file", help="a saved .keras model instead")
 parser.add_argument("--output", default="why.png")
 parser.add_argument("--smoke", action="store_true", help="noise and random weights")
 
 
 def main(args):
-    model = getattr(kev, args.model)(weights=None if args.smoke else args.weights)
+    if args.model_file:
+        model = keras.models.load_model(args.model_file)
+    else:
+        model = getattr(kev, args.model)(weights=None if args.smoke else args.weights)
     contract = kev.layers.find_pixels(model)
     picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype="uint8")
     if not args.smoke:
         picture = kev.imagenet.read_image(args.photo)
     image = kev.imagenet.prepare(picture, contract.image_size, contract.crop, contract.resize)
-    best = kev.imagenet.decode_predictions(model.predict(image[None], verbose=0), top=1)[0][0]
-    heats = {f"Grad-CAM: {best[1]}": gradcam(model, image[None])[0]}
-    if args.model.startswith("CoAtNet"):
+    scores = model.predict(image[None], verbose=0)[0]
+    names = contract.class_names or [name for _, name in kev.imagenet.labels(len(scores))]
+    best = names[scores.argmax()]
+    heats = {f"Grad-CAM: {best}": gradcam(model, image[None])[0]}
+    if any(type(layer).__name__ == "RelativeAttention" for layer in model.layers):
         attention = attention_maps(model, image[None])[0].mean((0, 1))  # over heads and queries
         side = int(np.sqrt(attention.size))
         heats["attention, last layer"] = attention.reshape(side, side)
@@ -41,7 +48,7 @@ def main(args):
         axis.set_title(title)
         axis.axis("off")
     figure.savefig(args.output, dpi=100, bbox_inches="tight")
-    print(f"{args.output}: {best[1]}, {best[2]:.1%}")
+    print(f"{args.output}: {best}, {scores.max():.1%}")
 
 
 if __name__ == "__main__":

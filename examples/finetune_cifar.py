@@ -2,8 +2,9 @@
 
     python examples/finetune_cifar.py --workdir runs/cifar10
 
-TFDS downloads the data the first time. The pictures of 32 pixels are scaled up: fed as they are,
-they leave a network of stride 32 a single cell to see them with.
+Prepare the data once: python -c "import tensorflow_datasets as t; t.load('cifar10')". The pictures of
+32 pixels are scaled up: fed as they are, they leave a network of stride 32 a single cell to see
+them with.
 """
 
 from finetune_folder import main, parse

@@ -2,7 +2,7 @@
 
     python examples/finetune_flowers.py --workdir runs/flowers
 
-TFDS downloads the data the first time.
+Prepare the data once: python -c "import tensorflow_datasets as t; t.load('oxford_flowers102')".
 """
 
 from finetune_folder import main, parse

@@ -18,7 +18,7 @@ def parse(data=None):
         parser.add_argument("folder", nargs="?", help="with one sub-folder a class")
     parser.add_argument("--data", default=data, help="folder:PATH, tfds:NAME or digits")
     parser.add_argument("--model", default="EfficientNetV2B0", choices=kev.list_models())
-    parser.add_argument("--weights", default="imagenet", help="tag or path")
+    parser.add_argument("--weights", default="default", help="tag or path")
     parser.add_argument("--workdir", default="runs/finetune")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--image_size", type=int)

@@ -36,6 +36,7 @@ class Row:
     Attributes:
         ratio: Peer / ours: above 1, ours is faster (smaller).
         spread: Interquartile range of ours over its median.
+        peer_spread: The same of the peer's.
     """
 
     measure: str
@@ -47,6 +48,7 @@ class Row:
     peer_name: str
     ratio: float
     spread: float
+    peer_spread: float
     rounds: int
 
 
@@ -94,7 +96,10 @@ def _timm_peer(name, image_size, batch_size):
     gpu = torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"
     half = keras.config.dtype_policy().compute_dtype == "bfloat16"
-    model = timm.create_model(TIMM[name], pretrained=False).to(device)
+    if name not in TIMM:
+        raise ValueError(f"timm has no {name}. Choose another model or peer.")
+    size = {"img_size": image_size} if name.startswith("CoAtNet") else {}
+    model = timm.create_model(TIMM[name], pretrained=False, **size).to(device)
     model = model.to(memory_format=torch.channels_last)
     step = torch.compile(model) if gpu else model
     images, labels = _batch(image_size, batch_size)
@@ -188,19 +193,18 @@ def alternate(ours, peer, rounds, warmup=2):
 
 def _row(measure, model, setting, times, peer_name, unit="s"):
     ours, peer = (statistics.median(side) for side in times)
-    quartiles = statistics.quantiles(times[0], n=4) if len(times[0]) > 1 else (ours,) * 3
+    spreads = [_spread(side) for side in times]
     return Row(
-        measure,
-        model,
-        setting,
-        unit,
-        ours,
-        peer,
-        peer_name,
-        peer / ours,
-        (quartiles[2] - quartiles[0]) / ours,
-        len(times[0]),
+        measure, model, setting, unit, ours, peer, peer_name, peer / ours, *spreads, len(times[0])
     )
+
+
+def _spread(times):
+    """Interquartile range over the median."""
+    if len(times) < 2:
+        return 0.0
+    low, middle, high = statistics.quantiles(times, n=4)
+    return (high - low) / middle
 
 
 def run(
@@ -246,15 +250,17 @@ def run(
     for measure in measures:
         setting = f"{image_size} px, batch {batch_size}, {keras.config.dtype_policy().name}"
         if measure in ("train", "infer"):
-            sides = [make(model, image_size, batch_size) for make in (_ours, _PEERS[peer])]
-            times = alternate(sides[0][measure], sides[1][measure], rounds)
-            rows.append(_row(measure, model, setting, times, peer))
+            for batch in (batch_size,) if measure == "train" else sorted({1, batch_size}):
+                sides = [make(model, image_size, batch) for make in (_ours, _PEERS[peer])]
+                times = alternate(sides[0][measure], sides[1][measure], rounds)
+                setting = f"{image_size} px, batch {batch}, {keras.config.dtype_policy().name}"
+                rows.append(_row(measure, model, setting, times, peer))
         elif measure in ("import", "build", "first_step", "memory"):
             rows.append(_fresh(measure, model, setting, image_size, batch_size, min(rounds, 3)))
         elif measure == "pipeline":
             rows += _pipeline(image_size, batch_size, rounds)
         else:
-            rows.append(_export(model, image_size, rounds))
+            rows += _export(model, image_size, batch_size, rounds)
     return rows
 
 
@@ -396,27 +402,35 @@ def _augmentations(batch_size):
     }
 
 
-def _export(model, image_size, rounds):
-    """Folded inference against the peer's model in a `tf.function`, batch 1."""
+def _export(model, image_size, batch_size, rounds):
+    """Folded inference against the peer's model in a `tf.function`, for one image and for many."""
     import tempfile
 
     import tensorflow as tf
 
     from keras_effv2 import exporting
 
-    images = tf.constant(_batch(image_size, 1)[0])
+    builder = getattr(keras.applications, model, None)
+    if builder is None:
+        raise ValueError(f"keras.applications has no {model}: `export` has nothing beside it.")
     live = _builder(model)(weights=None, classifier_activation=None)
-    peer_builder = getattr(keras.applications, model)
-    peer = peer_builder(
+    peer = builder(
         weights=None, input_shape=(image_size, image_size, 3), classifier_activation=None
     )
     peer_step = tf.function(lambda x: peer(x, training=False))
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model")
         exporting.export(live, path, format="saved_model", fold_batch_norm=True)
         serve = tf.saved_model.load(path).signatures["serving_default"]
-        times = alternate(lambda: serve(images), lambda: peer_step(images), rounds)
-    return _row("export", model, f"{image_size} px, batch 1, folded", times, "keras")
+        for batch in sorted({1, batch_size}):
+            images = tf.constant(_batch(image_size, batch)[0])
+            times = alternate(
+                lambda x=images: serve(x), lambda x=images: peer_step(x), rounds, warmup=3
+            )
+            setting = f"{image_size} px, batch {batch}, folded"
+            rows.append(_row("export", model, setting, times, "keras"))
+    return rows
 
 
 # -------------------------------------------------------------------------------------- profile
@@ -470,13 +484,17 @@ def profile(model="EfficientNetV2B0", image_size=96, batch_size=32, steps=3, our
 
 def table(rows):
     """The rows as text, one a line, for people."""
-    lines = [f"{'measure':<11} {'model':<17} {'setting':<34} {'ours':>9} {'peer':>9}  ratio"]
+    lines = [
+        f"{'measure':<11} {'model':<17} {'setting':<34} {'ours':>9} {'spread':>6} {'peer':>9} "
+        f"{'spread':>6}  ratio"
+    ]
     for row in rows:
         scale, unit = (1000, "ms") if row.unit == "s" and row.ours < 5 else (1, row.unit)
         digits = 2 if row.ours * scale < 20 else 0
         lines.append(
             f"{row.measure:<11} {row.model:<17} {row.setting:<34} "
-            f"{row.ours * scale:>6.{digits}f} {unit:<2} {row.peer * scale:>6.{digits}f} {unit:<2}  "
+            f"{row.ours * scale:>6.{digits}f} {unit:<2} {row.spread:>6.0%} "
+            f"{row.peer * scale:>6.{digits}f} {unit:<2} {row.peer_spread:>6.0%}  "
             f"{row.ratio:.2f}x {row.peer_name}"
         )
     return "\n".join(lines)

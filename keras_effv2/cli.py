@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+import itertools
 import json
 import os
 import re
@@ -397,13 +398,37 @@ def _finish(values, result, judged, data):
     summary = {"steps": result.steps, "workdir": values.workdir, **judged.summary()}
     summary["skipped_pictures"] = list(data.train.skipped)
     low, high = judged.top1_interval
-    _print(
-        values,
-        summary,
+    lines = [*_phases_table(result.history)]
+    if data.train.skipped:
+        lines.append(f"left out, damaged or unreadable: {', '.join(data.train.skipped)}")
+    lines += [
         f"{result.steps} steps; {judged.split}: top 1 {judged.top1:.1%} ({low:.1%} to {high:.1%}) "
-        f"of {judged.images} pictures\nmodel: {values.workdir}/model.keras, report: "
-        f"{values.workdir}/report.html",
-    )
+        f"of {judged.images} pictures",
+        f"model: {values.workdir}/model.keras, report: {values.workdir}/report.html",
+    ]
+    _print(values, summary, "\n".join(lines))
+
+
+def _phases_table(history):
+    """A line for every phase: its epochs, size, strengths, time and accuracy at its end."""
+    from keras_effv2.progressive import STRENGTHS
+
+    keys = ("image_size", "batch_size", *STRENGTHS)
+    used = [key for key in STRENGTHS if any(row[key] for row in history)]
+    titles = [*used, "seconds", "images/s", "training", "validation"]
+    lines = [f"{'epochs':>9} {'pixels':>6} " + " ".join(f"{title:>11}" for title in titles)]
+    for _, rows in itertools.groupby(history, key=lambda row: [row[key] for key in keys]):
+        rows = list(rows)
+        first, last = rows[0], rows[-1]
+        seconds = sum(row["seconds"] for row in rows)
+        speed = sum(row["images_per_second"] * row["seconds"] for row in rows) / seconds
+        cells = [f"{last[key] or 0:>11.3g}" for key in used]
+        cells += [f"{seconds:>11.0f}", f"{speed:>11.0f}", f"{last['accuracy']:>11.1%}"]
+        if "val_accuracy" in last:
+            cells.append(f"{last['val_accuracy']:>11.1%}")
+        span = f"{first['epoch'] + 1}-{last['epoch'] + 1}"
+        lines.append(f"{span:>9} {last['image_size']:>6} " + " ".join(cells))
+    return lines
 
 
 def _recipe(name, settings, model):
@@ -425,13 +450,15 @@ def _recipe(name, settings, model):
             if field.name not in _FIXED
         }
     )
+    kinds = typing.get_type_hints(recipes.Recipe)
     for key, value in changes.items():
         if key not in mirror:
             raise UsageError(f"a recipe has no field {key!r}; fields: {', '.join(sorted(mirror))}")
-        kind = type(mirror[key])
+        kind = typing.get_origin(kinds[key]) or kinds[key]
         parse = _PARSERS.get(kind, kind)
         try:
-            mirror[key] = parse(value)
+            with mirror.ignore_type():  # a whole number stands for a fraction, too
+                mirror[key] = parse(value)
         except (ValueError, TypeError):
             raise UsageError(f"--recipe.{key} is a {kind.__name__}; received {value!r}") from None
     return _rescale(recipe, mirror.to_dict())
@@ -439,26 +466,37 @@ def _recipe(name, settings, model):
 
 _PARSERS = {
     bool: flags.BooleanParser().parse,
-    tuple: lambda text: tuple(map(float, text.split(","))),
+    tuple: lambda text: _pair(*map(float, text.split(","))),
 }
+
+
+def _pair(first, last):
+    return first, last
 
 
 def _rescale(recipe, changed):
     """The recipe with other values; its phases keep their parts of the training."""
     epochs = changed["epochs"]
+    rows = recipe.phases[-epochs:]  # with fewer epochs than phases, the last
     phases = tuple(
-        dataclasses.replace(
-            phase,
-            start_epoch=round(phase.start_epoch * epochs / recipe.epochs),
-            stop_epoch=round(phase.stop_epoch * epochs / recipe.epochs),
-        )
-        for phase in recipe.phases
+        dataclasses.replace(row, start_epoch=start, stop_epoch=stop)
+        for row, start, stop in zip(rows, *_bounds(rows, epochs), strict=True)
     )
-    phases = tuple(phase for phase in phases if phase.stop_epoch > phase.start_epoch)
     try:
         return dataclasses.replace(recipe, phases=phases, **changed)
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def _bounds(rows, epochs):
+    """First and last epochs of phases that keep their parts of a training, each one at least."""
+    whole = sum(row.stop_epoch - row.start_epoch for row in rows)
+    stops, done = [], 0
+    for i, row in enumerate(rows):
+        done += row.stop_epoch - row.start_epoch
+        least = stops[-1] + 1 if stops else 1
+        stops.append(min(max(least, round(done * epochs / whole)), epochs - len(rows) + i + 1))
+    return [0, *stops][:-1], stops
 
 
 # ------------------------------------------------------------------------------------- finetune
@@ -467,7 +505,18 @@ def _rescale(recipe, changed):
 def _define_finetune(values):
     from keras_effv2.training import STRATEGIES
 
-    _define_model(values)
+    flags.DEFINE_string(
+        "model",
+        "EfficientNetV2B0",
+        "Name of the model; effv2 models lists them.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "weights",
+        "default",
+        "Tag or path of weights to start from; none: random ones.",
+        flag_values=values,
+    )
     _define_format(values)
     flags.DEFINE_string(
         "data", None, "folder:PATH, tfds:NAME, cars:PATH or digits.", flag_values=values
@@ -485,6 +534,13 @@ def _define_finetune(values):
         "Largest side in pixels; default: by machine and data.",
         flag_values=values,
     )
+    flags.DEFINE_integer(
+        "batch_size", None, "Global batch size; default: by the data.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "flip", True, "Mirror half of the pictures; not for letters.", flag_values=values
+    )
+    flags.DEFINE_string("tpu", "local", "Name of the TPU.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Seed.", flag_values=values)
     flags.DEFINE_bool(
         "strict", False, "Fail on a damaged picture instead of skipping it.", flag_values=values
@@ -493,23 +549,29 @@ def _define_finetune(values):
 
 
 def _finetune(values, _):
-    from keras_effv2 import finetuning
+    from keras_effv2 import finetuning, training
 
     if not values.workdir:
         raise UsageError("--workdir is missing")
+    _builder(values.model)
+    # workers have to meet before anything else uses TensorFlow
+    strategy = training.make_strategy(values.strategy, values.tpu)
     data = _data(values)
     result, judged = finetuning.finetune(
         values.model,
         data,
         values.workdir,
-        weights=values.weights or "imagenet",
+        weights=None if values.weights == "none" else values.weights,
         epochs=values.epochs,
         image_size=values.image_size,
+        batch_size=values.batch_size,
+        flip=values.flip,
         seed=values.seed,
-        strategy=values.strategy,
+        strategy=strategy,
         hub=values.hub,
     )
-    _finish(values, result, judged, data)
+    if judged is not None:
+        _finish(values, result, judged, data)
 
 
 # ------------------------------------------------------------------------------------- evaluate

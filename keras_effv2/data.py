@@ -21,6 +21,7 @@ from keras_effv2 import imagenet, weights
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 DIGITS_SIZE = 8
 
 # Above this many files contents are neither hashed nor decoded beforehand.
@@ -222,6 +223,15 @@ class Split:
         batches = pictures.map(picture, num_parallel_calls=tf.data.AUTOTUNE)
         return _deterministic(batches.batch(batch_size, drop_remainder=True)).prefetch(2)
 
+    def fingerprint(self):
+        """A hash of the labels and of the pictures, files by their names; tells splits apart."""
+        digest = hashlib.sha256(self.labels.tobytes())
+        if isinstance(self.pictures, np.ndarray):
+            digest.update(np.ascontiguousarray(self.pictures))
+        else:
+            digest.update("\0".join(map(os.path.basename, self.pictures)).encode())
+        return digest.hexdigest()[:16]
+
     def typical_side(self, sample=64):
         """The median of the shorter sides of some pictures, in pixels."""
         order = np.linspace(0, len(self) - 1, min(sample, len(self))).astype("int64")
@@ -357,16 +367,26 @@ def _folder(path, validation, seed, strict):
     below = {name.rstrip("/") for name in tf.io.gfile.listdir(path)}
     found = {split: name for split, names in SPLITS.items() for name in names if name in below}
     if "train" not in found:
-        whole = _read_classes(path, None, strict)
+        lone = sorted(name for name in below if name.lower() in _SPLIT_NAMES)
+        if lone:
+            raise ValueError(
+                f"{path} has a folder {lone[0]!r}, which looks like a split, but no folder 'train'. "
+                "Name the splits train, val and test, each with one sub-folder a class; or give "
+                "the folder that holds the classes."
+            )
+        whole = _read_classes(path, None, strict, least=3)  # one for each split
         train, held = _carve_contents(whole, validation, seed)
         train, test = _carve_contents(train, validation / (1 - validation), seed + 1)
         return Data(f"folder:{path}", whole.class_names, train, held, test)
-    splits = {"train": _read_classes(tf.io.gfile.join(path, found["train"]), None, strict)}
+    folder = tf.io.gfile.join(path, found["train"])
+    # where validation is not given, it is split off
+    least = 1 if {"validation", "test"} <= set(found) else 2
+    splits = {"train": _read_classes(folder, None, strict, least)}
     names = splits["train"].class_names
     for split in ("validation", "test"):
         if split in found:
             folder = tf.io.gfile.join(path, found[split])
-            splits[split] = _read_classes(folder, names, strict)
+            splits[split] = _read_classes(folder, names, strict, least=1)
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")  # looked at once, so it must not stop training
     if "validation" not in splits:
@@ -375,12 +395,14 @@ def _folder(path, validation, seed, strict):
     return Data(f"folder:{path}", names, splits["train"], splits["validation"], splits.get("test"))
 
 
-def _read_classes(path, class_names, strict):
-    """One split: `path/CLASS/picture`."""
+def _read_classes(path, class_names, strict, least):
+    """One split: `path/CLASS/picture`, at least so many pictures a class."""
     classes = sorted(
         name.rstrip("/")
         for name in tf.io.gfile.listdir(path)
-        if not name.startswith(".") and tf.io.gfile.isdir(tf.io.gfile.join(path, name))
+        if not name.startswith(".")
+        and tf.io.gfile.isdir(tf.io.gfile.join(path, name))
+        and not _leads_back(path, name.rstrip("/"))
     )
     if class_names is not None and set(classes) != set(class_names):
         raise ValueError(
@@ -402,19 +424,27 @@ def _read_classes(path, class_names, strict):
         good = own if len(files) > MANY else [file for file in own if _is_whole(file)]
         bad = sorted(set(own) - set(good))
         if bad and strict:
-            raise ValueError(f"{bad[0]} is damaged. Remove it, or leave out `strict`.")
-        if len(good) < 2:
             raise ValueError(
-                f"The class folder {folder} has {len(good)} usable picture(s) "
-                f"({len(bad)} damaged, {ignored} with other extensions than "
-                f"{', '.join(EXTENSIONS)}); a class needs at least 2."
+                f"{bad[0]} is damaged, unreadable or too large. Remove it, or leave out `strict`."
+            )
+        if len(good) < least:
+            raise ValueError(
+                f"The class folder {folder} has {len(good)} usable picture(s) ({len(bad)} damaged, "
+                f"unreadable or too large, {ignored} with other extensions than "
+                f"{', '.join(EXTENSIONS)}); a class needs at least {least} here."
+            )
+        if ignored:
+            logging.warning(
+                "%d files in %s are no pictures by their extensions and are ignored.",
+                ignored,
+                folder,
             )
         skipped += bad
         files += good
         labels += [label] * len(good)
     if skipped:
         logging.warning(
-            "%d damaged pictures are left out: %s%s",
+            "%d damaged, unreadable or too large pictures are left out: %s%s",
             len(skipped),
             ", ".join(skipped[:3]),
             " ..." if len(skipped) > 3 else "",
@@ -422,12 +452,22 @@ def _read_classes(path, class_names, strict):
     return Split(class_names, labels, files, skipped)
 
 
+def _leads_back(path, name):
+    """Whether a folder is a link to a folder that it lies in."""
+    target = os.path.realpath(os.path.join(path, name))
+    return os.path.commonpath([target, os.path.realpath(path)]) == target
+
+
 def _pictures_below(folder):
-    """Sorted picture files in a folder and below, links to folders left out, and the rest's count."""
+    """Sorted picture files in a folder and below, without linked folders, and the rest's count."""
     files, ignored = [], 0
-    for parent, _, names in tf.io.gfile.walk(folder):
-        if os.path.islink(parent):
-            continue
+    for parent, folders, names in tf.io.gfile.walk(folder):
+        # links may lead in circles, or to pictures of another class
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not os.path.islink(os.path.join(parent, name))
+        ]
         for name in names:
             if name.startswith("."):
                 continue
@@ -439,19 +479,21 @@ def _pictures_below(folder):
 
 
 def _is_whole(path):
-    """Whether a picture can be decoded to its end; at an eighth of its size where JPEG allows."""
+    """Whether a picture can be read to its end; at an eighth of its size where JPEG allows."""
     from PIL import Image
 
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             content = io.BytesIO(file.read())  # Pillow seeks past the end, which GFile refuses
-        with Image.open(content) as image:
+        with imagenet.open_picture(content) as image:
             if image.width * image.height > imagenet.MAX_PIXELS:
                 return False
             image.draft("RGB", (32, 32))
             image.load()
         return True
     except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError):
+        return False
+    except tf.errors.OpError:  # no right to read it, or a link to nowhere
         return False
 
 
@@ -585,6 +627,7 @@ def _tfds(name, validation, seed):
         for ours, theirs in SPLITS.items()
     }
     splits = {ours: split(key) for ours, key in keys.items() if key}
+    splits = {ours: records for ours, records in splits.items() if records.is_labelled()}
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
     if "test" not in splits:
@@ -635,6 +678,16 @@ class _Records(Split):
         order = np.random.default_rng(seed).permutation(len(self))
         count = round(part * len(self))
         return self.select(np.sort(order[count:])), self.select(np.sort(order[:count]))
+
+    def fingerprint(self):
+        """A hash of which records of how many these are."""
+        whole = f"{len(self.source)} {self.image} {self.label}".encode()
+        return hashlib.sha256(whole + self.indices.tobytes()).hexdigest()[:16]
+
+    def is_labelled(self):
+        """Whether the pictures have labels: contests keep those of test splits, and write -1."""
+        first = self.source[int(self.indices[0])][self.label]
+        return bool((np.atleast_1d(first) >= 0).all())
 
     def _raw(self, order):
         def fetch(position):

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import layers
+from keras_effv2 import checkpoints, layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,8 +296,10 @@ def report(result, model, pictures, folder, image_size, geometry, name):
         )
     )
     page = _page(result, figures, f"{model.name} on {name}, {result.split}, {image_size} px")
-    (folder / "report.html").write_text(page, encoding="utf-8")
-    (folder / "evaluation.json").write_text(json.dumps(result.summary(), indent=2) + "\n")
+    checkpoints.write_whole(folder / "report.html", page)
+    checkpoints.write_whole(
+        folder / "evaluation.json", json.dumps(result.summary(), indent=2) + "\n"
+    )
 
 
 def _images(pictures, indices, image_size, geometry):

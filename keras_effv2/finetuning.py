@@ -7,6 +7,7 @@ Batch statistics stay those of ImageNet: a few hundred pictures estimate them wo
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 import time
@@ -16,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import checkpoints, layers, recipes
+from keras_effv2 import checkpoints, layers, recipes, training
 from keras_effv2.progressive import ramp
 
 POLICIES = ("none", "batch_norm", "backbone")
@@ -72,7 +73,8 @@ def fit_head(model, split, image_size, batch_size=32, seed=0):
         seed: Seed of the split by which the regularisation is chosen.
 
     Returns:
-        Accuracy on pictures held out for choosing the regularisation.
+        Accuracy on pictures held out for choosing the regularisation; NaN if there are classes of
+        fewer than five, which are too few to choose by.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
@@ -88,15 +90,18 @@ def fit_head(model, split, image_size, batch_size=32, seed=0):
     features, labels = np.concatenate(features), np.concatenate(labels)
     mean, deviation = features.mean(0), features.std(0) + 1e-3
     features = (features - mean) / deviation
-    few = min(np.bincount(labels, minlength=len(split.class_names))) < 5
-    parts = train_test_split(
-        features, labels, test_size=0.2, random_state=seed, stratify=None if few else labels
-    )
-    scores = {}
-    for strength in (0.0003, 0.003, 0.03):
-        solved = LogisticRegression(C=strength, max_iter=200).fit(parts[0], parts[2])
-        scores[strength] = solved.score(parts[1], parts[3])
-    best = max(scores, key=scores.get)
+    best, score = 0.003, float("nan")
+    counts = np.bincount(labels, minlength=len(split.class_names))
+    if min(counts[counts > 0]) >= 5:  # else too few to choose by
+        parts = train_test_split(
+            features, labels, test_size=0.2, random_state=seed, stratify=labels
+        )
+        scores = {}
+        for strength in (0.0003, 0.003, 0.03):
+            solved = LogisticRegression(C=strength, max_iter=200).fit(parts[0], parts[2])
+            scores[strength] = solved.score(parts[1], parts[3])
+        best = max(scores, key=scores.get)
+        score = scores[best]
     solved = LogisticRegression(C=best, max_iter=200).fit(features, labels)
     kernel = np.zeros(head.kernel.shape, "float32")
     bias = np.full(head.bias.shape, -10.0, "float32")
@@ -107,11 +112,18 @@ def fit_head(model, split, image_size, batch_size=32, seed=0):
     kernel[:, solved.classes_] = coefficients.T / deviation[:, None]
     bias[solved.classes_] = intercepts - coefficients @ (mean / deviation)
     head.set_weights([kernel, bias])
-    return scores[best]
+    return score
 
 
 def plan(
-    model_name, count, image_size=None, epochs=None, seed=0, accelerator=None, picture_side=224
+    model_name,
+    count,
+    image_size=None,
+    epochs=None,
+    seed=0,
+    accelerator=None,
+    picture_side=224,
+    replicas=1,
 ):
     """Chooses a recipe for a data set's size and the machine.
 
@@ -124,12 +136,14 @@ def plan(
         seed: Seed.
         accelerator: Whether there is one; None looks.
         picture_side: Shorter side of the pictures in pixels.
+        replicas: Devices that share a batch.
 
     Returns:
         A `Recipe`.
     """
     if accelerator is None:
-        accelerator = bool(tf.config.list_physical_devices("GPU"))
+        kinds = {device.device_type for device in tf.config.list_logical_devices()}
+        accelerator = bool(kinds & {"GPU", "TPU"})
     from keras_effv2.models import VARIANTS
 
     own, multiple = VARIANTS[model_name].image_size, 32
@@ -139,7 +153,8 @@ def plan(
     if epochs is None:
         epochs = int(np.clip(20_000 // max(1, count), 4, 30 if accelerator else 12))
     first = max(multiple, round(0.6 * size / multiple) * multiple)
-    batch = int(min(32 if count < 20_000 else 128, max(2, count // 8)))
+    batch = int(min(32 if count < 20_000 or not accelerator else 128, max(2, count // 8)))
+    batch = -(-batch // replicas) * replicas
     return dataclasses.replace(
         recipes.get("finetune", model_name),
         epochs=epochs,
@@ -161,78 +176,111 @@ def finetune(
     data,
     workdir,
     *,
-    weights="imagenet",
+    weights="default",
     epochs=None,
     image_size=None,
+    batch_size=None,
+    flip=True,
     seed=0,
     strategy="auto",
+    tpu="local",
     recipe=None,
     hub=True,
 ):
     """Fine-tunes a model on pictures; resumes what it finds in the workdir.
 
+    Never for the worse: the weights that are kept are those of the lowest validation loss, the
+    solved head on the untouched backbone included. Batch normalisation stays frozen in the result;
+    call `freeze(model, "none")` to train all of it later.
+
     Args:
         model: Name of a builder, such as `"EfficientNetV2B0"`.
         data: A `Data` of `keras_effv2.data.load`.
         workdir: Folder of the run; as `train`'s, and `hub/`, a TF Hub export.
-        weights: Tag or path of the weights to start from; None for random ones.
+        weights: Tag or path of the weights to start from; `"default"`: what the builder loads by
+            default; None: random ones.
         epochs: Epochs of the whole network; None: by the size of the data.
-        image_size: Largest side in pixels; None: by machine and model.
+        image_size: Largest side in pixels, rounded down to a multiple of 32; None: by machine,
+            model and pictures.
+        batch_size: Global batch size; None: by the size of the data.
+        flip: Whether to mirror half of the pictures; not for letters or traffic signs.
         seed: Seed of everything.
         strategy: As `train`'s.
+        tpu: As `train`'s.
         recipe: A `Recipe` instead of the planned one.
         hub: Whether to export for TF Hub.
 
     Returns:
-        `(Result, Evaluation)` of the test split, which is looked at once.
+        `(Result, Evaluation)` of the test split; the second is None for a worker that is not the
+        first.
 
     Raises:
-        ValueError: If model, weights and data do not fit.
+        ValueError: If model, weights and data do not fit, or the workdir holds a run that began
+            from other weights.
     """
     import keras_effv2 as kev
 
     if model not in kev.list_models():
         raise ValueError(f"There is no model {model!r}. Models: {', '.join(kev.list_models())}.")
-    recipe = recipe or plan(
-        model,
-        len(data.train),
-        image_size,
-        epochs,
-        seed,
-        picture_side=data.train.typical_side(),
-    )
+    if weights == "default":
+        from keras_effv2.models import VARIANTS
+
+        weights = VARIANTS[model].weights
+    strategy = training.make_strategy(strategy, tpu)  # before anything else uses TensorFlow
+    if recipe is None:
+        recipe = plan(
+            model,
+            len(data.train),
+            image_size,
+            epochs,
+            seed,
+            picture_side=data.train.typical_side(),
+            replicas=strategy.num_replicas_in_sync,
+        )
+        recipe = dataclasses.replace(recipe, flip=flip)
+        if batch_size is not None:
+            rate = recipe.learning_rate * batch_size / recipe.batch_size
+            recipe = dataclasses.replace(recipe, batch_size=batch_size, learning_rate=rate)
     size = recipe.phases[-1].image_size
+    begun = checkpoints.load_newest(pathlib.Path(workdir, "checkpoints")) is not None
+    if training.is_chief(strategy):
+        _check_start(pathlib.Path(workdir), model, weights, begun)
 
     def build():
         net = getattr(kev, model)(weights=weights, classes=len(data.class_names), drop_path=0.0)
-        return freeze(net, "batch_norm") if weights is not None else net
-
-    begun = any(pathlib.Path(workdir, "checkpoints").glob("step-*.ckpt"))
-
-    def build_with_head():
-        net = build()
-        logging.info("%s", estimate(net, data, recipe))
-        if not begun and weights is not None:
+        if weights is None:
+            return net
+        freeze(net, "batch_norm")
+        if not begun:
+            logging.info("%s", estimate(net, data, recipe))
             start = time.perf_counter()
             score = fit_head(net, data.train, size, seed=recipe.seed)
-            logging.info(
-                "Head on frozen features: %.1f %% in %.0f s.",
-                100 * score,
-                time.perf_counter() - start,
-            )
+            seconds = time.perf_counter() - start
+            logging.info("Head on frozen features: %.1f %% in %.0f s.", 100 * score, seconds)
         return net
 
-    result = kev.train(build_with_head, data, recipe, workdir, strategy)
+    result = training.train(build, data, recipe, workdir, strategy)
+    if not training.is_chief(strategy):
+        return result, None
     judged = kev.evaluate(result.model, data, workdir)
     path = os.path.join(workdir, "hub")
     if hub and not os.path.exists(path):
         kev.export_hub(result.model, path)
-    checkpoints.write_whole(
-        os.path.join(workdir, "command.txt"),
-        f"effv2 finetune --model={model} --data={data.name} --weights={weights} "
-        f"--epochs={recipe.epochs} --image_size={size} --seed={recipe.seed}\n",
-    )
     return result, judged
+
+
+def _check_start(workdir, model, weights, begun):
+    """Refuses to resume what began from another network or other weights."""
+    path = workdir / "start.json"
+    ours = {"model": model, "weights": weights and str(weights)}
+    theirs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else ours
+    if begun and theirs != ours:
+        raise ValueError(
+            f"{workdir} holds a run of {theirs['model']} from {theirs['weights']}, this is "
+            f"{model} from {weights}. Use those to resume it, or another workdir."
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints.write_whole(path, json.dumps(ours) + "\n")
 
 
 def estimate(model, data, recipe):
@@ -257,6 +305,7 @@ def estimate(model, data, recipe):
     sizes = ", ".join(str(phase.image_size) for phase in recipe.phases)
     return (
         f"{recipe.epochs} epochs of {len(data.train)} pictures, batch {recipe.batch_size}, sizes "
-        f"{sizes}: about {max(1, round(whole / 60))} min of training here, by one batch of "
-        f"{size} pixels ({1000 * min(seconds):.0f} ms)."
+        f"{sizes}: about {max(1, round(whole / 60))} min of training here at most, by one batch of "
+        f"{size} pixels ({1000 * min(seconds):.0f} ms); the head before, validation and report come "
+        "on top."
     )

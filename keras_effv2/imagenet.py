@@ -8,6 +8,7 @@ import functools
 import gzip
 import importlib.resources
 import io
+import warnings
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from keras_effv2 import layers
 LABELS = {1000: "imagenet1k.tsv.gz", 21843: "imagenet21k.tsv.gz"}
 
 # A photo with more pixels than this is taken for an attack or an accident.
-MAX_PIXELS = 300_000_000
+MAX_PIXELS = 178_000_000  # from here on Pillow refuses, too
 
 
 def preprocess_input(x, data_format=None, *, model=None):
@@ -132,7 +133,7 @@ def read_image(source):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no picture, is damaged or has more than 300 megapixels.
+        ValueError: If the file is no picture, is damaged or has more than 178 megapixels.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -143,7 +144,7 @@ def read_image(source):
         raise ValueError(f"{name} is a folder, not a picture.") from None
     with file:
         try:
-            with Image.open(file) as image:
+            with open_picture(file) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError(
                         f"{name} has {image.width}x{image.height} pixels, more than "
@@ -162,8 +163,21 @@ def read_image(source):
                 return np.asarray(image.convert("RGB"))
         except UnidentifiedImageError:
             raise ValueError(f"{name} is not a picture in a format that Pillow reads.") from None
-        except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        except Image.DecompressionBombError:
+            raise ValueError(
+                f"{name} has more than {MAX_PIXELS // 10**6} megapixels. Scale it down first."
+            ) from None
+        except (OSError, SyntaxError, EOFError) as error:
             raise ValueError(f"{name} is damaged: {error}.") from None
+
+
+def open_picture(file):
+    """`PIL.Image.open` without its warning of large pictures: ours are checked against a limit."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(file)
 
 
 def prepare(image, image_size, crop="none", resize="bilinear"):

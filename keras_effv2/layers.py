@@ -109,7 +109,8 @@ class _RandomDrop(keras.layers.Layer):
             raise ValueError(
                 f"`rate` of layer {self.name!r} is a probability in [0, 1). Received: rate={rate!r}."
             )
-        self._hidden = _HiddenRate(float(rate))
+        self.built_rate = float(rate)  # what phases that say nothing have
+        self._hidden = _HiddenRate(self.built_rate)
         self.seed = seed
         self.seed_generator = ReplicaSeed(seed)
         self.supports_masking = True

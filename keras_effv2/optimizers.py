@@ -181,22 +181,72 @@ class SGD(_Fused, keras.optimizers.SGD):
         )
 
 
-def make_schedule(recipe, steps_per_epoch):
-    """The learning rate of a recipe as a function of the step."""
-    return Schedule(
+@keras.saving.register_keras_serializable(PACKAGE)
+class Stretched(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule for a batch size that changes: by epochs, and proportional to the batch.
+
+    Goyal et al. 2017, arXiv 1706.02677: a batch twice as large takes twice the rate.
+
+    Args:
+        schedule: A `LearningRateSchedule` of the steps that the usual batch size would make.
+        periods: Rows `(first step, its step in the schedule, schedule's steps a step, factor)`.
+    """
+
+    def __init__(self, schedule, periods):
+        super().__init__()
+        self.schedule, self.periods = schedule, periods
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        usual, factor = step, 1.0
+        for first, start, ratio, own in self.periods:
+            usual = ops.where(step < first, usual, start + (step - first) * ratio)
+            factor = ops.where(step < first, factor, own)
+        return self.schedule(usual) * factor
+
+    def get_config(self):
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "periods": self.periods,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(schedule, config["periods"])
+
+
+def make_schedule(recipe, steps_of):
+    """The learning rate of a recipe as a function of the step.
+
+    Args:
+        recipe: A `Recipe`.
+        steps_of: Function from a batch size to the steps of an epoch.
+    """
+    usual = steps_of(recipe.batch_size)
+    schedule = Schedule(
         recipe.learning_rate,
         recipe.schedule,
-        round(recipe.warmup_epochs * steps_per_epoch),
-        recipe.epochs * steps_per_epoch,
+        round(recipe.warmup_epochs * usual),
+        recipe.epochs * usual,
         recipe.min_learning_rate,
         recipe.decay_rate,
-        max(1, round(recipe.decay_epochs * steps_per_epoch)),
+        max(1, round(recipe.decay_epochs * usual)),
     )
+    if all(phase.batch_size in (None, recipe.batch_size) for phase in recipe.phases):
+        return schedule
+    periods, first = [], 0
+    for phase in recipe.phases:
+        batch = phase.batch_size or recipe.batch_size
+        own = steps_of(batch)
+        periods.append((first, phase.start_epoch * usual, usual / own, batch / recipe.batch_size))
+        first += (phase.stop_epoch - phase.start_epoch) * own
+    return Stretched(schedule, periods)
 
 
-def make_optimizer(recipe, steps_per_epoch):
+def make_optimizer(recipe, steps_of):
     """The optimizer of a recipe. Clipping is the trainer's: it has to see the global gradient."""
-    rate = make_schedule(recipe, steps_per_epoch)
+    rate = make_schedule(recipe, steps_of)
     decay = recipe.weight_decay or None
     if recipe.optimizer == "rmsprop":
         return RMSprop(rate, rho=0.9, momentum=0.9, epsilon=1e-3)

@@ -157,8 +157,8 @@ def prepare(model, phases):
         ValueError: If a scheduled rate has no layer that takes it.
     """
     for strength in ("dropout", "drop_path"):
-        values = {getattr(phase, strength) for phase in phases} - {None}
-        if not values:
+        values = {getattr(phase, strength) for phase in phases}
+        if values == {None}:
             continue
         own = takers(model, strength)
         if not own:
@@ -173,12 +173,11 @@ def prepare(model, phases):
 
 
 def deliver(model, phase):
-    """Sets the rates of a phase in the model's layers."""
+    """Sets the rates of a phase in the model's layers; None: the rate a layer was built with."""
     for strength in ("dropout", "drop_path"):
         value = getattr(phase, strength)
-        if value is not None:
-            for layer in takers(model, strength):
-                layer.rate = value
+        for layer in takers(model, strength):
+            layer.rate = layer.built_rate if value is None else value
 
 
 class ProgressiveLearning(keras.callbacks.Callback):
@@ -213,20 +212,22 @@ class ProgressiveLearning(keras.callbacks.Callback):
         """Epochs of all phases: what `fit` is to be told."""
         return self.phases[-1].stop_epoch
 
-    def dataset(self, images_and_labels, batch_size):
+    def dataset(self, images_and_labels, batch_size, augment=None):
         """Makes the training data for `fit`: every epoch in the size of its phase.
 
         Args:
             images_and_labels: A training split of `keras_effv2.data`, or `(images, labels)`:
                 uint8 `(n, h, w, 3)` and integers `(n,)`.
             batch_size: Images a step, for phases that do not schedule it.
+            augment: An `Augment` of what the phases do not schedule: crops, flip, erasing.
 
         Returns:
             A `tf.data.Dataset` of images uint8 and one-hot labels, for `fit(..., shuffle=False)`:
             the order of an epoch is in it.
 
         Raises:
-            ValueError: If the phases' batch sizes make epochs of different numbers of steps:
+            ValueError: If images or labels are of other shapes or types, or the phases' batch sizes
+                make epochs of different numbers of steps:
                 `fit` would cut all epochs to the first one's. `keras_effv2.train` does not.
         """
         import numpy as np
@@ -236,9 +237,15 @@ class ProgressiveLearning(keras.callbacks.Callback):
 
         split = images_and_labels
         if not isinstance(split, Split):
-            images, labels = split
-            names = [str(i) for i in range(int(np.max(labels)) + 1)]
-            split = Split(names, labels, np.asarray(images, "uint8"))
+            images, labels = (np.asarray(array) for array in split)
+            if images.dtype != np.uint8 or images.ndim != 4 or labels.size != len(images):
+                raise ValueError(
+                    "Training takes pixels 0..255, uint8 (n, height, width, channels), and one "
+                    f"integer a picture. Received: {images.dtype} {images.shape} and labels "
+                    f"{labels.shape}. Scale pictures in 0..1 by 255 and cast them."
+                )
+            names = [str(i) for i in range(int(labels.max()) + 1)]
+            split = Split(names, labels.reshape(-1), images)
         self._has_data = True
         sizes = {phase.batch_size or batch_size for phase in self.phases}
         steps = {split.steps(size) for size in sizes}
@@ -257,7 +264,7 @@ class ProgressiveLearning(keras.callbacks.Callback):
                     batch_size=phase.batch_size or batch_size,
                     seed=self.seed,
                     epoch=self.epoch,
-                    augment=augment_of(phase),
+                    augment=augment_of(phase, augment),
                 )
             )
 
@@ -275,7 +282,7 @@ class ProgressiveLearning(keras.callbacks.Callback):
         scheduled = [
             name
             for name in ("image_size", "randaugment", "mixup", "cutmix", "batch_size")
-            if len({getattr(phase, name) for phase in self.phases}) > 1
+            if any(getattr(phase, name) for phase in self.phases)
         ]
         if scheduled and not self._has_data:
             raise ValueError(
@@ -291,9 +298,9 @@ class ProgressiveLearning(keras.callbacks.Callback):
         deliver(self.model, phase_at(self.phases, epoch))
 
 
-def augment_of(phase, **settings):
-    """The `Augment` of a phase; other fields of `Augment` as keywords."""
+def augment_of(phase, others=None):
+    """The `Augment` of a phase: its strengths, and the rest of another `Augment`."""
     from keras_effv2.augment import Augment
 
     strengths = {name: getattr(phase, name) or 0.0 for name in ("randaugment", "mixup", "cutmix")}
-    return Augment(**strengths, **settings)
+    return dataclasses.replace(others or Augment(), **strengths)

@@ -30,6 +30,7 @@ class Recipe:
         clip: Largest global norm of the gradients, or 0 for no clipping.
         precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
         phases: Rows of `ramp`; empty for one phase at the model's size.
+        eval_size: Side in pixels at which the model is evaluated; 0: that of the last phase.
         crop_area: Smallest and largest part of a picture that the random crop takes.
         crop: How pictures are cut for evaluation, `"none"` or `"automl"` (see `layers.Pixels`).
         flip: Whether to mirror half of the pictures; not for digits or letters.
@@ -38,7 +39,8 @@ class Recipe:
         erasing: Probability of random erasing.
         cutout: Half side of cutout as a part of the image side.
         seed: Of order, augmentation and dropout.
-        patience: Epochs without a better validation loss after which training ends; 0: never.
+        patience: Epochs without a better validation loss after which training ends, and the best
+            weights seen are kept, those of the start included; 0: never, and the last are kept.
         checkpoint_steps: Optimizer steps between checkpoints; 0: at the end of every epoch.
     """
 
@@ -60,6 +62,7 @@ class Recipe:
     clip: float = 0.0
     precision: str = "float32"
     phases: tuple[Phase, ...] = ()
+    eval_size: int = 0
     crop_area: tuple[float, float] = (0.05, 1.0)
     crop: str = "none"
     flip: bool = True
@@ -108,6 +111,15 @@ _LIMITS = {
     "weight_decay": (0, 10),
     "warmup_epochs": (0, 1 << 20),
     "seed": (0, 1 << 32),
+    "patience": (0, 1 << 20),
+    "checkpoint_steps": (0, 1 << 40),
+    "layers": (0, 100),
+    "erasing": (0, 1.001),
+    "cutout": (0, 1.001),
+    "min_learning_rate": (0, 1e3),
+    "decay_rate": (0, 1.001),
+    "decay_epochs": (0, 1 << 20),
+    "eval_size": (0, 10_000),
 }
 
 
@@ -132,10 +144,15 @@ _AUTOML_RAMP = {
 }
 _SMALL = {"EfficientNetV2B0": 192, "EfficientNetV2B1": 192, "EfficientNetV2B2": 208}
 _SMALL["EfficientNetV2B3"] = 240
-# stochastic depth of CoAtNet 0..5: 1k, 21k, JFT fine-tuning
+# sides at which the papers evaluate, larger than those of training; "Ft" of google/automl trains at
+# them, rounded down to multiples of 16
+_EVAL = dict(zip("B0 B1 B2 B3 S M L XL".split(), (224, 240, 260, 300, 384, 480, 480, 512)))
+_EVAL = {f"EfficientNetV2{size}": side for size, side in _EVAL.items()}
+# stochastic depth of CoAtNet 0..5: 1k, 21k, JFT pretraining, fine-tuning after JFT
 _COATNET_1K = {"CoAtNet0": 0.2, "CoAtNet1": 0.3, "CoAtNet2": 0.5, "CoAtNet3": 0.7}
 _COATNET_21K = {"CoAtNet2": 0.3, "CoAtNet3": 0.5, "CoAtNet4": 0.7}
 _COATNET_JFT = {"CoAtNet3": 0.0, "CoAtNet4": 0.1, "CoAtNet5": 0.0}
+_COATNET_JFT_FT = {"CoAtNet3": 0.1, "CoAtNet4": 0.3, "CoAtNet5": 0.2}
 
 _V2_1K = Recipe(
     "imagenet1k",
@@ -178,11 +195,16 @@ def _imagenet1k(model):
             mixup=(0, mixup),
             dropout=(0.1, dropout),
         )
-        return dataclasses.replace(_V2_1K, phases=phases)
+        return dataclasses.replace(_V2_1K, phases=phases, eval_size=_EVAL[model])
     if model in _SMALL:  # the paper trains small models without progressive learning
         phases = (Phase(0, 350, image_size=_SMALL[model]),)
         return dataclasses.replace(
-            _V2_1K, phases=phases, crop_area=(0.08, 1.0), crop="automl", autoaugment=True
+            _V2_1K,
+            phases=phases,
+            eval_size=_EVAL[model],
+            crop_area=(0.08, 1.0),
+            crop="automl",
+            autoaugment=True,
         )
     if model in _COATNET_1K:
         phases = ramp(
@@ -208,7 +230,11 @@ def _imagenet1k_automl(model):
         dropout=dropout,
     )
     return dataclasses.replace(
-        _V2_1K, name="imagenet1k-automl", source=f"{_AUTOML} main.py", phases=phases
+        _V2_1K,
+        name="imagenet1k-automl",
+        source=f"{_AUTOML} main.py",
+        phases=phases,
+        eval_size=_EVAL[model],
     )
 
 
@@ -242,20 +268,39 @@ def _imagenet21k(model):
     )
 
 
+_COATNET_FT = dataclasses.replace(
+    _COATNET_BASE,
+    name="fine-tuning",
+    epochs=30,
+    batch_size=512,
+    learning_rate=5e-5,
+    min_learning_rate=0.0,
+    schedule="constant",
+    warmup_epochs=0,
+    weight_decay=1e-8,
+    ema=0.9999,
+    crop="none",
+)
+
+
+def _imagenet1k_ft(model):
+    """CoAtNet at 384 pixels after training at 224."""
+    if model not in _COATNET_1K:
+        return None
+    randaugment = 20 if model == "CoAtNet3" else 15
+    phases = ramp(
+        30, 1, image_size=384, randaugment=randaugment, mixup=0.8, drop_path=_COATNET_1K[model]
+    )
+    return dataclasses.replace(_COATNET_FT, phases=phases)
+
+
 def _imagenet21k_ft1k(model):
+    if model in _COATNET_21K:
+        randaugment = {"randaugment": 5} if model == "CoAtNet4" else {}
+        phases = ramp(30, 1, image_size=384, drop_path=_COATNET_21K[model], **randaugment)
+        return dataclasses.replace(_COATNET_FT, batch_size=1024, phases=phases)
     if model.startswith("CoAtNet"):
-        return dataclasses.replace(
-            _COATNET_BASE,
-            name="imagenet21k-ft1k",
-            epochs=30,
-            batch_size=1024,
-            learning_rate=5e-5,
-            schedule="constant",
-            warmup_epochs=0,
-            weight_decay=1e-8,
-            ema=0.9999,
-            phases=(Phase(0, 30, image_size=384),),
-        )
+        return None
     return dataclasses.replace(
         _V2_1K,
         name="imagenet21k-ft1k",
@@ -268,8 +313,15 @@ def _imagenet21k_ft1k(model):
         ema=0.9996,
         cutout=0.25,
         crop_area=(1.0, 1.0),
-        phases=(Phase(0, 15, image_size=384, dropout=0.0),),
+        phases=(Phase(0, 15, image_size=_EVAL[model] // 16 * 16, dropout=0.0),),
     )
+
+
+def _jft_ft1k(model):
+    if model not in _COATNET_JFT_FT:
+        return None
+    phases = ramp(30, 1, image_size=384, randaugment=5, drop_path=_COATNET_JFT_FT[model])
+    return dataclasses.replace(_COATNET_FT, phases=phases)
 
 
 def _jft(model):
@@ -290,7 +342,10 @@ def _jft(model):
 
 
 def _transfer(epochs):
-    """The paper's transfer: batch 512, cosine from 0.001, 10,000 steps, no decay, cutout."""
+    """The paper's transfer: batch 512, cosine from 0.001, 10,000 steps, no decay, cutout.
+
+    Pictures that are held out make it fewer steps; the crop is milder than ImageNet's.
+    """
 
     def row(model):
         return Recipe(
@@ -357,11 +412,13 @@ RECIPES = {
     "imagenet1k-automl": _imagenet1k_automl,
     "imagenet21k": _imagenet21k,
     "imagenet21k-ft1k": _imagenet21k_ft1k,
+    "imagenet1k-ft": _imagenet1k_ft,
     "jft": _jft,
-    "cifar10": _transfer(103),  # 50,000 images
-    "cifar100": _transfer(103),
-    "flowers": _transfer(2510),  # 2,040 images
-    "cars": _transfer(629),  # 8,144 images
+    "jft-ft1k": _jft_ft1k,
+    "cifar10": _transfer(104),  # 97 steps an epoch of 50,000 images
+    "cifar100": _transfer(104),
+    "flowers": _transfer(3334),  # 3 of 2,040
+    "cars": _transfer(667),  # 15 of 8,144
     "finetune": _finetune,
     "digits": _digits,
 }
@@ -395,8 +452,9 @@ def get(name, model="EfficientNetV2S"):
 
 def augment_of(recipe, phase):
     """The `Augment` of a phase of a recipe."""
-    return progressive.augment_of(
-        phase,
+    from keras_effv2.augment import Augment
+
+    others = Augment(
         crop_area=recipe.crop_area,
         flip=recipe.flip,
         layers=recipe.layers,
@@ -404,3 +462,4 @@ def augment_of(recipe, phase):
         erasing=recipe.erasing,
         cutout=recipe.cutout,
     )
+    return progressive.augment_of(phase, others)

@@ -99,11 +99,17 @@ def train(
 
     Raises:
         ValueError: If recipe, data and model do not fit each other, or the workdir holds a run of
-            another recipe; says what differs.
+            another recipe, model or data set; says what differs.
         RuntimeError: If another process trains in the workdir.
         FloatingPointError: If the loss is not finite.
         SystemExit: With code 143 after SIGTERM, when the checkpoint is saved.
+        KeyboardInterrupt: After Ctrl-C, when the checkpoint is saved; a second one does not wait.
     """
+    if "://" in str(workdir):
+        raise ValueError(
+            f"`workdir` is a local folder. Received: {workdir}. Train into a local folder and copy "
+            "it, or mount the bucket."
+        )
     strategy = make_strategy(strategy, tpu)
     with checkpoints.locked(workdir) if is_chief(strategy) else contextlib.nullcontext():
         run = _Run(model, data, recipe, pathlib.Path(workdir), strategy)
@@ -181,6 +187,13 @@ def _place(model, recipe, strategy):
         )
     with strategy.scope(), _policy(recipe.precision):
         own = model if built else model()
+        policies = {layer.dtype_policy.name for layer in layers.walk(own)}
+        if recipe.precision not in {"float32", *policies}:
+            raise ValueError(
+                f"The recipe trains in {recipe.precision}, but model {own.name!r} was built in "
+                f"{', '.join(sorted(policies))}. Pass a function that builds it, or call "
+                f"keras.config.set_dtype_policy({recipe.precision!r}) before you build it."
+            )
         if built and strategy.num_replicas_in_sync == 1 and layers.is_dynamic(own):
             return own
         if not built and layers.is_dynamic(own):
@@ -219,8 +232,7 @@ class _Run:
         with strategy.scope():
             self.logits = layers.logits_of(self.model)
             progressive.prepare(self.model, self.phases)
-            steps = self.epoch_steps(self.phases[0])
-            self.optimizer = optimizers.make_optimizer(recipe, steps)
+            self.optimizer = optimizers.make_optimizer(recipe, self.data.train.steps)
             if recipe.optimizer != "rmsprop" and recipe.weight_decay:
                 self.optimizer.exclude_from_weight_decay(
                     [v for v in self.model.trainable_variables if not optimizers.is_decayed(v)]
@@ -231,6 +243,7 @@ class _Run:
         self.step, self.epoch, self.epoch_step = 0, 0, 0
         self.sums = np.zeros(3)  # loss, hits, pictures of the epoch so far
         self.history, self.left_out = [], []
+        self.best, self.best_loss, self.best_epoch = [], np.inf, 0  # with `patience`
 
     def configure(self, steps_per_call, jit_compile, remat):
         """Says how the step is compiled."""
@@ -268,6 +281,7 @@ class _Run:
                     f"{self.model.name} trains at multiples of {multiple} pixels. Received a phase "
                     f"of {size} pixels: make the phases with ramp(..., multiple_of={multiple})."
                 )
+            recipes.augment_of(self.recipe, phase)  # refuses strengths out of range
             batch = phase.batch_size or self.recipe.batch_size
             if batch % self.strategy.num_replicas_in_sync:
                 raise ValueError(
@@ -292,7 +306,7 @@ class _Run:
         decayed = [v for v in model.trainable_variables if optimizers.is_decayed(v)]
         l2 = recipe.weight_decay if recipe.optimizer == "rmsprop" else 0.0
 
-        def replica_step(images, labels):
+        def replica_step(images, labels, asked):
             with tf.GradientTape() as tape:
                 logits = tf.cast(self.forward(images), tf.float32)
                 losses = cross_entropy(labels, logits, recipe)
@@ -308,32 +322,38 @@ class _Run:
             gradients = tape.gradient(total, variables)
             if recipe.precision == "mixed_float16":
                 gradients = [g / _FLOAT16_SCALE for g in gradients]
-            optimizer.apply(self._clipped(gradients), model.trainable_variables)
+            gradients = self._clipped(gradients)
+            finite = tf.math.is_finite(tf.linalg.global_norm(gradients))
+            optimizer.apply(gradients, model.trainable_variables)
             hits = tf.argmax(logits, 1) == tf.argmax(labels, 1)
             return tf.stack(
                 [
                     tf.reduce_sum(losses),
                     tf.reduce_sum(tf.cast(hits, tf.float32)),
                     tf.cast(tf.size(losses), tf.float32),
+                    1.0 - tf.cast(finite, tf.float32),
+                    asked,
                 ]
             )
 
         if self.jit_compile:
             replica_step = tf.function(replica_step, jit_compile=True)
 
-        def step(images, labels):
+        def step(images, labels, asked):
             self.traces += 1  # runs while tracing only
             before = tf.convert_to_tensor(optimizer.iterations.value)
-            sums = strategy.run(replica_step, args=(images, labels))
+            sums = strategy.run(replica_step, args=(images, labels, asked))
             if self.ema:
                 self._update_ema(before)
             return strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
-        def steps(iterator, count):
-            sums = step(*next(iterator))
-            if self.steps_per_call > 1:
-                for _ in tf.range(count - 1):
-                    sums += step(*next(iterator))
+        def steps(iterator, count, asked):
+            """Sums over all replicas: loss, hits, pictures, gradients not finite, asked to stop."""
+            if self.steps_per_call == 1:
+                return step(*next(iterator), asked)
+            sums = tf.zeros(5)
+            for _ in tf.range(count):
+                sums += step(*next(iterator), asked)
             return sums
 
         # an iterator of batches of unknown image size: one trace serves all phases but on TPU
@@ -412,8 +432,14 @@ class _Run:
             checkpoints.save(
                 self.workdir / "checkpoints",
                 self.step,
-                {name: v.numpy() for name, v in self._variables().items()},
                 {
+                    **{name: v.numpy() for name, v in self._variables().items()},
+                    **{f"best/{i}": array for i, array in enumerate(self.best)},
+                },
+                {
+                    "step": self.step,
+                    "best_loss": float(self.best_loss),
+                    "best_epoch": self.best_epoch,
                     "epoch": self.epoch,
                     "epoch_step": self.epoch_step,
                     "sums": self.sums.tolist(),
@@ -429,6 +455,9 @@ class _Run:
         if found is None:
             return
         arrays, meta = found
+        best = [name for name in arrays if name.startswith("best/")]
+        self.best = [arrays.pop(f"best/{i}") for i in range(len(best))]
+        self.best_loss, self.best_epoch = meta["best_loss"], meta["best_epoch"]
         variables = self._variables()
         if set(arrays) != set(variables):
             raise ValueError(
@@ -449,31 +478,53 @@ class _Run:
         self.left_out = meta["left_out"]
         self.step = int(self.optimizer.iterations.numpy())
 
-    def _check_recipe(self):
-        """Refuses a workdir whose run had another recipe; records ours in a fresh one."""
+    def _describe(self):
+        """What a run is, as a dictionary that JSON can hold."""
+        return {
+            **dataclasses.asdict(self.recipe),
+            "parameters": self.model.count_params(),
+            "classes": list(self.data.class_names),
+            "training pictures": len(self.data.train),
+            "training data": self.data.train.fingerprint(),
+        }
+
+    def _check_workdir(self):
+        """Refuses a workdir with checkpoints of another run; records ours in a fresh one."""
         path = self.workdir / "recipe.json"
-        ours = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
-        if path.exists():
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-            changed = [
-                f"{key}: {theirs.get(key)!r} -> {ours.get(key)!r}"
-                for key in sorted({*ours, *theirs})
-                if ours.get(key) != theirs.get(key)
-            ]
-            if changed:
-                raise ValueError(
-                    f"{self.workdir} holds a run of another recipe; changed: {'; '.join(changed)}. "
-                    "Use that recipe to resume it, or another workdir."
-                )
-        elif self.chief:
+        ours = json.loads(json.dumps(self._describe()))
+        theirs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else ours
+        changed = [
+            f"{key}: {theirs.get(key)!r} -> {ours.get(key)!r}"
+            for key in sorted({*ours, *theirs})
+            if ours.get(key) != theirs.get(key)
+        ]
+        if changed and any((self.workdir / "checkpoints").glob("step-*.ckpt")):
+            raise ValueError(
+                f"{self.workdir} holds a run of another recipe; changed: {'; '.join(changed)}. "
+                "Use that recipe, model and data to resume it, or another workdir."
+            )
+        if self.chief and (changed or not path.exists()):
             checkpoints.write_whole(path, json.dumps(ours, indent=2) + "\n")
+
+    def _check_workers(self):
+        """Refuses workers that found different checkpoints: they do not share the workdir."""
+        if not isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            return
+        own = self.strategy.run(lambda: tf.constant(self.step))
+        total = int(self.strategy.reduce(tf.distribute.ReduceOp.SUM, own, axis=None))
+        if total != self.step * self.replicas:
+            raise ValueError(
+                f"The workers found different checkpoints; this one step {self.step}. Give all of "
+                "them a workdir that they share."
+            )
 
     # ---- the loop
 
     def train(self, callbacks, rollback, progress):
         self.workdir.mkdir(parents=True, exist_ok=True)
-        self._check_recipe()
+        self._check_workdir()
         self.restore()
+        self._check_workers()
         resumed_from = self.step
         if resumed_from:
             logging.info("Resuming %s at step %d.", self.workdir, resumed_from)
@@ -482,6 +533,8 @@ class _Run:
             [*callbacks], model=self.model, epochs=self.recipe.epochs, verbose=0
         )
         self.model.stop_training = False
+        if not resumed_from and self.recipe.patience and self.data.validation is not None:
+            self._keep_best(self._evaluate(self.data.validation, self._eval_size())[0])
         if rollback and not resumed_from:
             self.save()  # the first epoch can break too
         rollbacks = 0
@@ -507,6 +560,12 @@ class _Run:
             log.on_train_end()
         return self._finish(resumed_from)
 
+    def _keep_best(self, loss):
+        """Notes the (averaged) weights if their validation loss is the lowest so far."""
+        if loss < self.best_loss:
+            self.best = [weight.numpy() for weight in self.ema or self.model.weights]
+            self.best_loss, self.best_epoch = float(loss), self.epoch
+
     def _is_over(self):
         """Whether a callback, or `patience`, ends the training before its last epoch."""
         losses = [row["val_loss"] for row in self.history if "val_loss" in row]
@@ -523,6 +582,8 @@ class _Run:
         bar = _bar(self, phase, steps, size) if progress and self.chief else None
         start, first = time.perf_counter(), self.epoch_step
         iterator = self._iterator(self.epoch, first)
+        together = isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        asked = False
         while self.epoch_step < steps:
             if [self.epoch, self.epoch_step] in self.left_out:
                 next(iterator)
@@ -531,22 +592,24 @@ class _Run:
             count = self._steps_of_call(steps)
             self.last_call = range(self.epoch_step, self.epoch_step + count)
             log.on_train_batch_begin(self.epoch_step)
-            sums = self.train_steps(iterator, tf.constant(count)).numpy()
+            flag = tf.constant(float(bool(terminator.asked)))
+            sums = self.train_steps(iterator, tf.constant(count), flag).numpy()
             self.step, self.epoch_step = self.step + count, self.epoch_step + count
-            if not np.isfinite(sums[0]):
+            if not np.isfinite(sums[0]) or sums[3]:
                 self._raise_not_finite(phase)
-            self.sums += sums
+            self.sums += sums[:3]
             logs = {"loss": self.sums[0] / self.sums[2], "accuracy": self.sums[1] / self.sums[2]}
             log.on_train_batch_end(self.epoch_step - 1, logs)
             if bar:
                 bar.set_postfix(loss=f"{logs['loss']:.3f}", top1=f"{logs['accuracy']:.3f}")
                 bar.update(count)
+            # workers have to stop at the same step, whichever of them was asked
+            asked = sums[4] > 0 if together else terminator.asked
             every = self.recipe.checkpoint_steps
-            if terminator.asked or (every and self.step % every == 0 and self.epoch_step < steps):
+            if asked or (every and self.step % every == 0 and self.epoch_step < steps):
                 self.save()
-                if terminator.asked:
-                    logging.warning("Terminated at step %d; the checkpoint is saved.", self.step)
-                    raise SystemExit(TERMINATED)
+                if asked:
+                    terminator.leave(self.step)
         seconds = time.perf_counter() - start
         if bar:
             bar.close()
@@ -568,12 +631,15 @@ class _Run:
             row.update(val_loss=float(loss), val_accuracy=float(accuracy))
         self.history.append(row)
         self.epoch, self.epoch_step, self.sums = self.epoch + 1, 0, np.zeros(3)
+        if self.recipe.patience and "val_loss" in row:
+            self._keep_best(row["val_loss"])
+        logging.info("%s", _line(row, self.recipe.epochs))
         log.on_epoch_end(self.epoch - 1, row)
         if self.chief:
             self._record(board, row)
         self.save()
-        if terminator.asked:
-            raise SystemExit(TERMINATED)
+        if asked or (terminator.asked and not together):
+            terminator.leave(self.step)
 
     def _steps_of_call(self, steps):
         """Steps that the next call makes: up to the next thing that is done between calls."""
@@ -585,8 +651,8 @@ class _Run:
         return min(stops) - self.epoch_step
 
     def _eval_size(self):
-        """The size of the last phase: epochs are to be compared with each other."""
-        return self.image_size(self.phases[-1])
+        """The recipe's, or that of the last phase: epochs are to be compared with each other."""
+        return self.recipe.eval_size or self.image_size(self.phases[-1])
 
     def _iterator(self, epoch, skip):
         """The batches of an epoch; those of the next are made ready meanwhile.
@@ -628,15 +694,11 @@ class _Run:
 
     def _raise_not_finite(self, phase):
         newest = checkpoints.load_newest(self.workdir / "checkpoints")
-        good = (
-            f"step {newest[1]['history'][-1]['steps']}"
-            if newest and newest[1]["history"]
-            else "none"
-        )
+        good = f"step {newest[1]['step']}" if newest else "none"
         raise FloatingPointError(
-            f"The loss is not finite at step {self.step}, epoch {self.epoch}, phase {phase}. Last "
-            f"good checkpoint: {good}. Lower the learning rate, clip gradients, or train with "
-            "rollback=True."
+            f"The loss or its gradient is not finite at step {self.step}, epoch {self.epoch}, "
+            f"phase {phase}. Last good checkpoint: {good}. Lower the learning rate, clip "
+            "gradients, or train with rollback=True (--rollback)."
         )
 
     @contextlib.contextmanager
@@ -683,9 +745,9 @@ class _Run:
         for strength in ("dropout", "drop_path"):
             for layer in progressive.takers(self.model, strength):
                 layer.fix_rate()
-        if self.ema:
-            for weight, average in zip(self.model.weights, self.ema, strict=True):
-                weight.assign(average)
+        if self.best or self.ema:
+            for weight, kept in zip(self.model.weights, self.best or self.ema, strict=True):
+                weight.assign(kept)
         pixels = layers.find_pixels(self.model)
         if pixels is not None:
             pixels.class_names = tuple(self.data.class_names)
@@ -724,6 +786,11 @@ class _Run:
             "seconds": sum(row["seconds"] for row in self.history),
             "skipped_pictures": list(getattr(self.data.train, "skipped", ())),
             "steps_left_out": self.left_out,
+            **(
+                {"best_epoch": self.best_epoch, "best_val_loss": self.best_loss}
+                if self.best
+                else {}
+            ),
             **{key: last.get(key) for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
         }
         checkpoints.write_whole(self.workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -784,22 +851,43 @@ def _machine():
 
 
 class _Terminator:
-    """Notes SIGTERM, so that the loop can save before it leaves."""
+    """Notes SIGTERM and Ctrl-C, so that the loop can save before it leaves."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self):
-        self.asked = False
+        self.asked = 0  # the signal
+        self._before = {}
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._ask)
+            self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
         return self
 
-    def _ask(self, *_):
-        self.asked = True
+    def _ask(self, number, _):
+        if self.asked == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.asked = number
+
+    def leave(self, step):
+        """Raises what the signal means, after the checkpoint of that step was saved."""
+        logging.warning("Stopped at step %d; the checkpoint is saved: run it again to go on.", step)
+        if self.asked == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(TERMINATED)
 
     def __exit__(self, *_):
-        if hasattr(self, "_before"):
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _line(row, epochs):
+    """An epoch in a line of a log."""
+    validation = f", validation {row['val_accuracy']:.1%}" if "val_accuracy" in row else ""
+    return (
+        f"epoch {row['epoch'] + 1}/{epochs}: {row['image_size']} px, loss {row['loss']:.3f}, "
+        f"top 1 {row['accuracy']:.1%}{validation}, {row['images_per_second']:.0f} images/s"
+    )
 
 
 def _bar(run, phase, steps, size):
@@ -813,7 +901,10 @@ def _bar(run, phase, steps, size):
     return tqdm.tqdm(
         total=steps,
         initial=run.epoch_step,
-        desc=f"epoch {run.epoch + 1}/{run.recipe.epochs} {size} px {strengths}",
+        desc=(
+            f"phase {run.phases.index(phase) + 1}/{len(run.phases)} "
+            f"epoch {run.epoch + 1}/{run.recipe.epochs} {size} px {strengths}"
+        ),
         unit="step",
         file=sys.stderr,
         mininterval=0.5,

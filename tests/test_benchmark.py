@@ -3,9 +3,10 @@
 import statistics
 import time
 
+import keras
 import pytest
 
-from keras_effv2 import benchmark
+from keras_effv2 import benchmark, layers
 
 
 def test_the_sides_take_turns():
@@ -22,6 +23,7 @@ def test_times_are_wall_times_of_each_side():
 def test_a_row_is_medians_and_their_ratio():
     row = benchmark._row("train", "m", "s", ([1.0, 9.0, 2.0], [8.0, 3.0, 6.0]), "keras")
     assert (row.ours, row.peer, row.ratio, row.rounds) == (2.0, 6.0, 3.0, 3)
+    assert (row.spread, row.peer_spread) == (4.0, 5 / 6)  # quartiles 1, 9 and 3, 8
     line = benchmark.table([row]).splitlines()[1]
     assert "2000 ms" in line and "6000 ms" in line and "3.00x keras" in line
 
@@ -51,3 +53,27 @@ def test_pipelines():
     rows = benchmark.run(measures=("pipeline",), image_size=32, batch_size=4, rounds=1)
     assert [row.model for row in rows] == ["RandAugment 5", "RandAugment 15", "mixup", "cutmix"]
     assert all(row.ours > 0 and row.peer > 0 for row in rows)
+
+
+def test_every_measure_of_a_model(monkeypatch):
+    """On a network of one layer for both sides, in this process."""
+
+    def build(*args, **kwargs):
+        inputs = keras.Input((None, None, 3))
+        x = keras.layers.GlobalAveragePooling2D()(layers.Pixels("128", image_size=32)(inputs))
+        return keras.Model(inputs, keras.layers.Dense(1000, activation="softmax")(x))
+
+    monkeypatch.setattr(benchmark, "_builder", lambda name: build)
+    monkeypatch.setattr(keras.applications, "EfficientNetV2B0", build)
+    rows = benchmark.run(
+        measures=("train", "infer", "export"), image_size=32, batch_size=2, rounds=2
+    )
+    assert [(row.measure, row.setting.split(", ")[1]) for row in rows] == [
+        ("train", "batch 2"),
+        ("infer", "batch 1"),
+        ("infer", "batch 2"),
+        ("export", "batch 1"),
+        ("export", "batch 2"),
+    ]
+    kinds = {kind for kind, ms, count in benchmark.profile(image_size=32, batch_size=2)}
+    assert "SparseSoftmaxCrossEntropyWithLogits" in kinds

@@ -132,6 +132,11 @@ def test_what_effv2_says_of_itself(capsys):
             "--recipe.epochs is a int",
         ),
         (
+            "train --data=digits --workdir={work} --recipe.crop_area=1",
+            2,
+            "--recipe.crop_area is a tuple; received '1'",
+        ),
+        (
             "train --data=digits --workdir={work} --recipe.speed=1",
             2,
             "has no field 'speed'; fields",
@@ -174,3 +179,15 @@ def test_lists_from_stdin_in_a_process_of_its_own(folder, model_file):
     assert done.returncode == 0, done.stderr
     assert "red/0.png\n" in done.stdout and "green/1.png\n" in done.stdout
     assert done.stdout.count("%") == 8
+
+
+def test_recipe_fields_keep_types_and_phases_their_parts():
+    """A fraction where the row has a whole number; fewer epochs than phases keep the last."""
+    recipe = cli._recipe("digits", ["warmup_epochs=0.5", "epochs=2"], "EfficientNetV2B0")
+    assert recipe.warmup_epochs == 0.5
+    assert [phase.image_size for phase in recipe.phases] == [48, 56]
+    for epochs in (3, 4, 5, 9, 40):
+        phases = cli._recipe("digits", [f"epochs={epochs}"], "EfficientNetV2B0").phases
+        assert phases[-1].stop_epoch == epochs and phases[-1].image_size == 56
+        assert all(phase.stop_epoch > phase.start_epoch for phase in phases)
+        assert len(phases) == min(4, epochs)

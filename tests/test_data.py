@@ -171,14 +171,49 @@ def test_damaged_pictures_are_skipped_counted_and_named(tmp_path, caplog):
     assert sum(map(len, splits_of(loaded))) == 12
     skipped = sorted(pathlib.Path(name).name for name in loaded.train.skipped)
     assert skipped == ["empty.png", "half.jpg", "text.jpeg"]
-    assert "3 damaged pictures" in caplog.text and "half.jpg" in caplog.text
+    assert "3 damaged, unreadable or too large pictures" in caplog.text
+    assert "half.jpg" in caplog.text and "1 files in" in caplog.text
     batches = loaded.train.train_batches(image_size=8, batch_size=2)
     assert sum(len(images) for images, _ in batches) == len(loaded.train) // 2 * 2
 
 
 def test_strict_fails_on_the_first_damaged_picture(tmp_path):
-    with pytest.raises(ValueError, match=r"half\.jpg is damaged. Remove it"):
+    with pytest.raises(ValueError, match=r"half\.jpg is damaged.*Remove it"):
         data.load(str(damaged(tmp_path)), strict=True)
+
+
+def test_links_in_circles_lead_nowhere(tmp_path):
+    fill(tmp_path / "photos", count=4)
+    (tmp_path / "photos" / "cat" / "up").symlink_to("..")
+    (tmp_path / "photos" / "dog" / "self").symlink_to(".")
+    (tmp_path / "photos" / "all").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos" / "pets").symlink_to(fill(tmp_path / "far", ("pet",), first=9) / "pet")
+    loaded = data.load(str(tmp_path / "photos"))
+    assert loaded.class_names == ("cat", "dog", "pets")
+    counts = sum(np.bincount(split.labels, minlength=3) for split in splits_of(loaded))
+    assert counts.tolist() == [4, 4, 10]
+
+
+def test_links_to_nowhere_are_left_out(tmp_path):
+    fill(tmp_path, count=4)
+    (tmp_path / "cat" / "gone.jpg").symlink_to("nowhere.jpg")
+    assert [pathlib.Path(name).name for name in data.load(str(tmp_path)).train.skipped] == [
+        "gone.jpg"
+    ]
+
+
+def test_three_pictures_a_class_are_one_a_split(tmp_path):
+    loaded = data.load(str(fill(tmp_path, count=3)))
+    assert [len(split) for split in splits_of(loaded)] == [2, 2, 2]
+
+
+def test_a_picture_of_a_hundred_megapixels_is_read(tmp_path):
+    large = Image.new("1", (12_500, 8_000))
+    large.save(tmp_path / "large.png")
+    assert imagenet.read_image(tmp_path / "large.png").shape == (8_000, 12_500, 3)
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "huge.png")
+    with pytest.raises(ValueError, match="178 megapixels. Scale it down first"):
+        imagenet.read_image(tmp_path / "huge.png")
 
 
 ERRORS = {
@@ -187,8 +222,9 @@ ERRORS = {
     "empty folder": ("{}/empty", ValueError, r"0 class folder\(s\) \(none\).*at least two"),
     "one class": ("{}/one", ValueError, r"1 class folder\(s\) \(cat\).*PATH/CLASS/picture.jpg"),
     "no pictures": ("{}/texts", ValueError, r"texts/a has 0 usable.*1 with other ext.*\.png"),
-    "one picture": ("{}/few", ValueError, r"few/cat has 1 usable.*at least 2"),
+    "one picture": ("{}/few", ValueError, r"few/cat has 1 usable.*at least 3"),
     "equal pictures": ("{}/equal", ValueError, "'cat' has too few different.*Add pictures"),
+    "no train": ("{}/unnamed", ValueError, "folder 'Train', which looks like a split"),
     "other classes": ("{}/other", ValueError, r"missing \['dog'\], unexpected \['eel'\]"),
 }
 
@@ -205,6 +241,7 @@ def test_errors_say_what_came_and_what_to_do(tmp_path, case):
         (tmp_path / "equal" / name).mkdir(parents=True)
         for i in range(3):
             (tmp_path / "equal" / name / f"{i}.png").write_bytes(encoded(noise(0)))
+    fill(tmp_path / "unnamed" / "Train")
     fill(tmp_path / "other" / "train")
     fill(tmp_path / "other" / "val", ("cat", "eel"))
     spec, error, message = ERRORS[case]

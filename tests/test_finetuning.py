@@ -1,17 +1,20 @@
 """Fine-tuning: what learns, the solved head, the plan, and the whole way on a tiny network."""
 
 import dataclasses
+import functools
+import signal
 import time
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import tiny_data, tiny_efficientnet_row
+import train_tiny
+from conftest import mirrored, tiny_data, tiny_efficientnet_row
 from sklearn.linear_model import LogisticRegression
 
 import keras_effv2 as kev
-from keras_effv2 import data, finetuning, models
+from keras_effv2 import cli, data, finetuning, models, training
 from keras_effv2.models import efficientnet_v2
 
 
@@ -124,27 +127,92 @@ def test_the_estimate_is_of_this_machine():
     assert f"about {round(minutes)} min" in text and "64 pixels (20" in text
 
 
-def test_the_whole_way(tmp_path, monkeypatch):
-    """From weights of another task to a hub export; a second call resumes and finds it done."""
+@pytest.fixture
+def start(monkeypatch, tmp_path):
+    """A tiny network under B0's name, and weights of another task: `(network, path)`."""
     row = tiny_efficientnet_row(name="EfficientNetV2B0")
     monkeypatch.setitem(models.VARIANTS, "EfficientNetV2B0", row)
     monkeypatch.setattr(
         kev, "EfficientNetV2B0", lambda **options: efficientnet_v2.build(row, **options)
     )
-    start = efficientnet_v2.build(row, weights=None, classes=7)
-    start.save_weights(tmp_path / "start.weights.h5")
-    options = {"weights": str(tmp_path / "start.weights.h5"), "epochs": 2, "image_size": 32}
+    network = efficientnet_v2.build(row, weights=None, classes=7)
+    network.save_weights(tmp_path / "start.weights.h5")
+    return network, str(tmp_path / "start.weights.h5")
+
+
+def test_the_whole_way(start, tmp_path):
+    """From weights of another task to a hub export; a second call resumes and finds it done."""
+    network, path = start
+    options = {"weights": path, "epochs": 2, "image_size": 32}
     colours = tiny_data(count=96)
     result, judged = finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "run", **options)
     assert judged.top1 >= 0.5 and result.resumed_from == 0
     stem = result.model.get_layer("stem_bn").moving_mean
-    np.testing.assert_array_equal(stem, start.get_layer("stem_bn").moving_mean)
+    np.testing.assert_array_equal(stem, network.get_layer("stem_bn").moving_mean)
     served = tf.saved_model.load(str(tmp_path / "run" / "hub"))
     pictures = colours.validation.pictures.astype("float32")
     logits = served(pictures / 255, training=False).numpy()
     np.testing.assert_array_equal(logits.argmax(1), judged.probabilities.argmax(1))
-    assert "--image_size=32" in (tmp_path / "run" / "command.txt").read_text()
     again, same = finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "run", **options)
     assert again.resumed_from == again.steps == result.steps and same.top1 == judged.top1
+    with pytest.raises(ValueError, match=r"from .*start.weights.h5, this is .* from None"):
+        finetuning.finetune(
+            "EfficientNetV2B0", colours, tmp_path / "run", **{**options, "weights": None}
+        )
     with pytest.raises(ValueError, match="no model 'B0'. Models: EfficientNetV2B0"):
         finetuning.finetune("B0", colours, tmp_path / "other")
+
+
+def test_interrupted_it_goes_on_without_solving_the_head_again(start, tmp_path, monkeypatch):
+    options = {"weights": start[1], "epochs": 2, "image_size": 32, "batch_size": 8, "hub": False}
+    colours = tiny_data()
+    whole, _ = finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "whole", **options)
+    with monkeypatch.context() as patch:
+        die = train_tiny.Die(8, signal.SIGTERM)
+        patch.setattr(
+            training, "train", functools.partial(training.train, callbacks=[die], progress=False)
+        )
+        with pytest.raises(SystemExit):
+            finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "run", **options)
+    monkeypatch.setattr(finetuning, "fit_head", None)
+    result, _ = finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "run", **options)
+    assert result.resumed_from == 8 and result.steps == whole.steps == 12
+    for one, other in zip(result.model.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_replicas_share_a_batch(start, tmp_path):
+    """100 pictures make batches of 12, which five replicas cannot share: they get 15."""
+    assert finetuning.plan("EfficientNetV2B0", 100, replicas=5).batch_size == 15
+    options = {"weights": start[1], "epochs": 1, "image_size": 32, "hub": False}
+    result, judged = finetuning.finetune(
+        "EfficientNetV2B0", tiny_data(), tmp_path / "run", strategy=mirrored(2), **options
+    )
+    assert result.steps == 48 // 6 and judged.images == 10
+
+
+def test_a_handful_of_pictures(start, tmp_path):
+    """Three a class, one in each split."""
+    colours = tiny_data(count=4, validation=4)
+    options = {"weights": start[1], "epochs": 1, "image_size": 32, "hub": False}
+    result, judged = finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "run", **options)
+    assert result.steps == 2 and judged.images == 4
+
+
+def test_the_command(start, tmp_path, capsys):
+    colours = tiny_data()
+    for part, split in (("train", colours.train), ("val", colours.validation)):
+        for i, (picture, label) in enumerate(zip(split.pictures, split.labels, strict=True)):
+            folder = tmp_path / "photos" / part / split.class_names[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            keras.utils.save_img(folder / f"{i}.png", picture)
+    (tmp_path / "photos" / "train" / "red" / "torn.jpg").write_bytes(b"no picture")
+    command = ["finetune", f"--data={tmp_path}/photos", f"--workdir={tmp_path}/run"]
+    settings = [f"--weights={start[1]}", "--epochs=2", "--image_size=64", "--noflip", "--nohub"]
+    assert cli.main([*command, *settings]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["epochs", "pixels"] and lines[1].split()[:2] == ["1-1", "32"]
+    assert "torn.jpg" in lines[3] and "of 10 pictures" in lines[4]
+    assert f"report: {tmp_path}/run/report.html" in lines[5]
+    assert cli.main([*command, "--model=VGG"]) == 2
+    assert "there is no model 'VGG'" in capsys.readouterr().err

@@ -42,13 +42,17 @@ def test_without_warm_up_training_starts_at_the_peak(shape):
 @pytest.mark.parametrize("epoch", (0, 2.5, 5, 7.1, 7.3, 100, 349))
 def test_the_papers_learning_rate(epoch):
     """0.256, warm-up of 5 epochs, times 0.97 every 2.4 epochs (arXiv 2104.00298, section 5.1)."""
-    schedule = optimizers.make_schedule(recipes.get("imagenet1k", "EfficientNetV2S"), 1000)
+    schedule = optimizers.make_schedule(
+        recipes.get("imagenet1k", "EfficientNetV2S"), lambda batch: 1000
+    )
     wanted = 0.256 * (epoch / 5 if epoch < 5 else 0.97 ** int(epoch / 2.4))
     assert float(schedule(epoch * 1000)) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_a_schedule_survives_saving():
-    optimizer = optimizers.make_optimizer(recipe(learning_rate=0.1, warmup_epochs=1), 10)
+    optimizer = optimizers.make_optimizer(
+        recipe(learning_rate=0.1, warmup_epochs=1), lambda batch: 10
+    )
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert type(again) is type(optimizer)
     for step in (3, 17, 59):
@@ -73,7 +77,7 @@ def gradients(steps=6):
 def test_rmsprop_is_tensorflow_1s():
     settings = recipe(optimizer="rmsprop", schedule="constant", learning_rate=0.256)
     ours, theirs = keras.Variable(np.ones(4, "float32")), tf.Variable(np.ones(4, "float32"))
-    optimizer = optimizers.make_optimizer(settings, 10)
+    optimizer = optimizers.make_optimizer(settings, lambda batch: 10)
     tf1 = tf.compat.v1.train.RMSPropOptimizer(0.256, decay=0.9, momentum=0.9, epsilon=1e-3)
     value, square, momentum = np.ones(4), np.ones(4), np.zeros(4)
     for gradient in gradients():
@@ -90,7 +94,7 @@ def test_rmsprop_is_tensorflow_1s():
 def test_adamw_is_adam_with_decay_beside_it():
     settings = recipe(schedule="constant", learning_rate=0.01, weight_decay=0.3)
     ours = keras.Variable(np.ones(4, "float32"))
-    optimizer = optimizers.make_optimizer(settings, 10)
+    optimizer = optimizers.make_optimizer(settings, lambda batch: 10)
     value, first, second = np.ones(4), np.zeros(4), np.zeros(4)
     for t, gradient in enumerate(gradients().astype(float), 1):
         optimizer.apply([tf.constant(gradient, tf.float32)], [ours])
@@ -104,7 +108,7 @@ def test_adamw_is_adam_with_decay_beside_it():
 def test_sgd_is_nesterovs():
     settings = recipe(optimizer="sgd", schedule="constant", learning_rate=0.01)
     ours, value, momentum = keras.Variable(np.ones(4, "float32")), np.ones(4), np.zeros(4)
-    optimizer = optimizers.make_optimizer(settings, 10)
+    optimizer = optimizers.make_optimizer(settings, lambda batch: 10)
     for gradient in gradients():
         optimizer.apply([tf.constant(gradient)], [ours])
         momentum = 0.9 * momentum - 0.01 * gradient

@@ -170,14 +170,17 @@ def test_several_steps_a_call_are_the_same_steps(quiet_train, tmp_path):
         np.testing.assert_allclose(one, other, atol=1e-7)
 
 
-def test_batch_size_may_be_scheduled(quiet_train):
+def test_batch_size_may_be_scheduled_and_the_rate_goes_with_it(quiet_train):
     phases = (
         progressive.Phase(0, 1, image_size=32, batch_size=16),
-        progressive.Phase(1, 2, image_size=48, batch_size=8),
+        progressive.Phase(1, 3, image_size=48, batch_size=8),
     )
-    recipe = recipes.Recipe("tiny", "tests", 2, 16, 1e-3, phases=phases)
-    result = quiet_train(train_tiny.build, tiny_data(), recipe)
-    assert [row["steps"] for row in result.history] == [3, 9]
+    recipe = recipes.Recipe("tiny", "tests", 3, 16, 1e-3, schedule="linear", phases=phases)
+    result = quiet_train(lambda: _dense(4), tiny_data(), recipe)
+    assert [row["steps"] for row in result.history] == [3, 9, 15]
+    # a third of the way at the whole rate, then two thirds and the end at half of it
+    rates = [row["learning_rate"] for row in result.history]
+    assert rates == pytest.approx([1e-3 * 2 / 3 * 0.5, 1e-3 / 3 * 0.5, 0.0], abs=1e-9)
 
 
 def test_patience_ends_the_training(quiet_train):
@@ -192,6 +195,50 @@ def test_patience_ends_the_training(quiet_train):
     assert len(losses) == int(np.argmin(losses)) + 3 < 12
     again = quiet_train(lambda: _dense(4), data, recipe)
     assert again.steps == result.steps
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_patience_keeps_the_best_weights_those_of_the_start_included(ema, quiet_train, tmp_path):
+    """Never worse than before: here every step away from solved weights does harm."""
+    data = tiny_data()
+    wrong = copy.copy(data.train)
+    wrong.labels = (wrong.labels + 1) % 4
+    spoiling = dataclasses.replace(data, train=wrong)
+    recipe = recipes.Recipe("tiny", "tests", 3, 8, 0.1, patience=5, ema=ema)
+    start = quiet_train(
+        lambda: _dense(4), data, recipes.Recipe("tiny", "tests", 6, 8, 0.1), tmp_path / "start"
+    ).model
+    result = quiet_train(lambda: keras.models.clone_model(start), spoiling, recipe, tmp_path / "b")
+    assert result.history[-1]["val_accuracy"] < 0.5  # random weights: some epoch was the best
+
+    def solved():
+        model = keras.models.clone_model(start)
+        model.set_weights(start.get_weights())
+        return model
+
+    with pytest.raises(SystemExit):  # the best survive an interruption
+        die = train_tiny.Die(8, signal.SIGTERM)
+        quiet_train(solved, spoiling, recipe, callbacks=[die])
+    result = quiet_train(solved, spoiling, recipe)
+    for one, other in zip(result.model.get_weights(), start.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["best_epoch"] == 0
+    assert result.history[-1]["val_loss"] > 2 * summary["best_val_loss"]
+
+
+def test_a_rate_of_some_phases_only(quiet_train):
+    """A phase that says nothing has the rate that the layer was built with."""
+    phases = (
+        progressive.Phase(0, 1, image_size=16),
+        progressive.Phase(1, 2, image_size=16, dropout=0.6),
+        progressive.Phase(2, 3, image_size=16),
+    )
+    recipe = recipes.Recipe("probe", "tests", 3, 16, 1e-3, phases=phases)
+    data = dataclasses.replace(tiny_data(), train=tiny_data(count=480).train, validation=None)
+    watch = Watch()
+    quiet_train(build_probe, data, recipe, callbacks=[watch])
+    assert [values for _, values, _ in watch.rows] == pytest.approx([0.1, 0.6, 0.1], abs=0.01)
 
 
 class Poison(keras.callbacks.Callback):
@@ -225,10 +272,48 @@ def test_loss_that_is_not_finite(quiet_train, tmp_path):
     assert result.steps == 3 * STEPS - 1 and np.isfinite(result.history[-1]["loss"])
 
 
+@keras.saving.register_keras_serializable("tests")
+class BadGradient(keras.layers.Layer):
+    """Hands on its inputs; its gradient is infinite at one step."""
+
+    def build(self, shape):
+        self.step = self.add_weight(name="step", initializer="zeros", trainable=False)
+
+    def call(self, x, training=False):
+        if training:
+            self.step.assign_add(1.0)
+        now = tf.convert_to_tensor(self.step.value)
+
+        @tf.custom_gradient
+        def identity(x):
+            return x, lambda upstream: tf.where(now == 6.0, np.inf, 1.0) * upstream
+
+        return identity(x)
+
+
+def test_a_gradient_that_is_not_finite_is_never_saved(quiet_train, tmp_path):
+    """At the last step of an epoch, whose loss is fine and after which a checkpoint is due."""
+
+    def build():
+        inputs = keras.Input((None, None, 3))
+        x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+        x = BadGradient()(keras.layers.Dense(3)(x))
+        return keras.Model(inputs, keras.layers.Dense(4, activation="softmax")(x))
+
+    recipe = recipes.Recipe("tiny", "tests", 2, 8, 1e-3, checkpoint_steps=4)
+    with pytest.raises(FloatingPointError, match=r"gradient is not finite at step 6.*: step 4\."):
+        quiet_train(build, tiny_data(), recipe)
+    arrays, meta = checkpoints.load_newest(tmp_path / "run" / "checkpoints")
+    assert meta["step"] == 4 and all(np.isfinite(array).all() for array in arrays.values())
+
+
 def test_refusals(quiet_train, tmp_path):
     recipe, data = recipes.Recipe("tiny", "tests", 1, 8, 1e-3), tiny_data()
+    half = dataclasses.replace(recipe, precision="mixed_bfloat16")
 
-    def refused(message, *, model=train_tiny.build, recipe=recipe, error=ValueError, **options):
+    def refused(
+        message, *, model=train_tiny.build, data=data, recipe=recipe, error=ValueError, **options
+    ):
         with pytest.raises(error, match=message):
             quiet_train(model, data, recipe, **options)
 
@@ -242,7 +327,14 @@ def test_refusals(quiet_train, tmp_path):
     quiet_train(lambda: _dense(4), data, recipe)
     changed = dataclasses.replace(recipe, learning_rate=2e-3)
     refused("another recipe; changed: learning_rate: 0.001 -> 0.002", recipe=changed)
-    refused("of another model", model=lambda: _dense(4, hidden=3))
+    refused("changed: parameters: 16 -> 28", model=lambda: _dense(4, hidden=3))
+    other = dataclasses.replace(data, train=data.train.select(np.arange(40)))
+    refused("another recipe; changed: .*training pictures: 48 -> 40", data=other)
+    refused("mixed_bfloat16, but model .* was built in float32", model=_dense(4), recipe=half)
+    refused("`workdir` is a local folder. Received: gs://b/run", workdir="gs://b/run")
+    wild = dataclasses.replace(recipe, phases=(progressive.Phase(0, 1, randaugment=31),))
+    refused("`randaugment` is in 0..30. Received: 31", recipe=wild)
+    refused("works on one device; this strategy has 2", strategy=mirrored(2), jit_compile=True)
 
 
 def _dense(classes, hidden=0):
@@ -262,15 +354,19 @@ def _tpu_like():
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
-def test_terminated_runs_go_on_exactly(quiet_train, tmp_path):
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_terminated_runs_go_on_exactly(number, code, quiet_train, tmp_path):
     """In one process; tests/test_survival.py has the hard kills."""
     recipe = recipes.Recipe("tiny", "tests", 2, 8, 1e-3, clip=1.0)
     expected = quiet_train(lambda: _dense(4), tiny_data(), recipe, tmp_path / "whole")
-    handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as left:
-        die = train_tiny.Die(8, signal.SIGTERM)
+    handler = signal.getsignal(number)
+    with pytest.raises(code) as left:
+        die = train_tiny.Die(8, number)
         quiet_train(lambda: _dense(4), tiny_data(), recipe, callbacks=[die])
-    assert left.value.code == 143 and signal.getsignal(signal.SIGTERM) is handler
+    assert code is KeyboardInterrupt or left.value.code == 143
+    assert signal.getsignal(number) is handler
     result = quiet_train(lambda: _dense(4), tiny_data(), recipe)
     assert result.resumed_from == 8 and result.steps == expected.steps
     for one, other in zip(result.model.get_weights(), expected.model.get_weights(), strict=True):

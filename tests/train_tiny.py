@@ -17,7 +17,7 @@ from keras_effv2.models import efficientnet_v2
 
 DIE = flags.DEFINE_string("die", "", "When to die and of which signal.")
 ROOM = flags.DEFINE_integer("room", 0, "Bytes of the largest file that may be written.")
-STRATEGY = flags.DEFINE_string("strategy", "one", "Name of a strategy; mirrored is over two CPUs.")
+STRATEGY = flags.DEFINE_string("strategy", "one", "Name of a strategy; pair is over two CPUs.")
 PLAIN = flags.DEFINE_bool("plain", False, "Without any randomness but the order.")
 
 PHASES = progressive.ramp(
@@ -80,7 +80,7 @@ def main(argv):
         tiny_data(),
         PLAINEST if PLAIN.value else PROGRESSIVE,
         argv[1],
-        mirrored(2) if STRATEGY.value == "mirrored" else STRATEGY.value,
+        mirrored(2) if STRATEGY.value == "pair" else STRATEGY.value,
         callbacks=callbacks,
         progress=False,
     )
