@@ -16,6 +16,8 @@ WANTED = {
     "tensorflow_hub": ("0.16", False),
     "tf2onnx": ("1.16", False),
 }
+# other distributions of the same package
+ALSO = {"tensorflow": ("tensorflow-cpu", "tensorflow-tpu", "tf-nightly")}
 HOSTS = ("https://storage.googleapis.com", "https://tfhub.dev")
 
 
@@ -36,9 +38,14 @@ def examine(online=False):
         A list of `Check`.
     """
     checks = [_python(), *(_package(*item) for item in WANTED.items()), _devices(), _memory()]
-    checks.append(_cache())
-    if online:
-        checks += [_host(url) for url in HOSTS]
+    checks += [_cache(), _folder()]
+    if not online:
+        checks.append(Check("network", True, "not tried; --online tries weights and TF Hub"))
+    elif os.environ.get("KERAS_EFFV2_OFFLINE") == "1":
+        checks.append(Check("network", True, "forbidden by KERAS_EFFV2_OFFLINE=1"))
+    else:
+        mirror = os.environ.get("KERAS_EFFV2_MIRROR")
+        checks += [_host(url) for url in ((mirror, HOSTS[1]) if mirror else HOSTS)]
     return checks
 
 
@@ -54,8 +61,10 @@ def _python():
 
 def _package(name, wanted):
     minimum, needed = wanted
+    installed = {found.metadata["Name"] for found in importlib.metadata.distributions()}
+    names = (name, *ALSO.get(name, ()))
     try:
-        found = importlib.metadata.version(name)
+        found = importlib.metadata.version(next((n for n in names if n in installed), name))
     except importlib.metadata.PackageNotFoundError:
         advice = f"pip install {name}" + ("" if needed else ", if you want what it is for")
         return Check(name, not needed, "not installed", advice)
@@ -100,6 +109,12 @@ def _cache():
     free = shutil.disk_usage(folder).free / 2**30
     advice = "" if free > 1 else "Make room: XL's weights take 0.8 GiB."
     return Check("cache", free > 1, f"{folder}, {free:.0f} GiB free", advice)
+
+
+def _folder():
+    ok = os.access(os.getcwd(), os.W_OK)
+    advice = "" if ok else "Change to a folder you may write to, or give --workdir elsewhere."
+    return Check("folder", ok, os.getcwd(), advice)
 
 
 def _host(url):

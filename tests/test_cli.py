@@ -10,7 +10,7 @@ import pytest
 from conftest import tiny_data
 from PIL import Image
 
-from keras_effv2 import cli, layers
+from keras_effv2 import cli, doctor, layers
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +191,26 @@ def test_recipe_fields_keep_types_and_phases_their_parts():
         assert phases[-1].stop_epoch == epochs and phases[-1].image_size == 56
         assert all(phase.stop_epoch > phase.start_epoch for phase in phases)
         assert len(phases) == min(4, epochs)
+
+
+def test_doctor_knows_what_to_do(monkeypatch, tmp_path):
+    """Every trouble has its advice; nothing leaves the machine."""
+    (tmp_path / "file").write_text("-")
+    monkeypatch.setenv("KERAS_EFFV2_HOME", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("KERAS_EFFV2_MIRROR", "http://127.0.0.1:9")
+    monkeypatch.setattr(doctor, "HOSTS", (doctor.HOSTS[0], "http://127.0.0.1:9/hub"))
+    monkeypatch.setitem(doctor.WANTED, "no_such_package", ("1", True))
+    monkeypatch.setitem(doctor.WANTED, "pillow", ("999", True))
+    found = {check.name: check for check in doctor.examine(online=True)}
+    troubles = {
+        "cache": "KERAS_EFFV2_HOME",
+        "http://127.0.0.1:9": "KERAS_EFFV2_MIRROR",
+        "http://127.0.0.1:9/hub": "Check proxy and network",
+        "no_such_package": "pip install no_such_package",
+        "pillow": "pip install -U 'pillow>=999'",
+    }
+    assert {name for name, check in found.items() if not check.ok} == set(troubles)
+    for name, advice in troubles.items():
+        assert advice in found[name].advice
+    monkeypatch.setenv("KERAS_EFFV2_OFFLINE", "1")
+    assert "forbidden" in {c.name: c for c in doctor.examine(online=True)}["network"].found

@@ -95,7 +95,7 @@ NOT_FOR = {
     "imagenet1k": ("EfficientNetV2XL", "CoAtNet4", "CoAtNet5"),
     "imagenet1k-automl": (*V2[:4], *COATNET),
     "imagenet21k": ("CoAtNet0", "CoAtNet1", "CoAtNet5"),
-    "imagenet1k-ft": V2,
+    "imagenet1k-ft": (*V2, "CoAtNet4", "CoAtNet5"),
     "imagenet21k-ft1k": ("CoAtNet0", "CoAtNet1", "CoAtNet5"),
     "jft-ft1k": (*V2, "CoAtNet0", "CoAtNet1", "CoAtNet2"),
     "jft": (*V2, "CoAtNet0", "CoAtNet1", "CoAtNet2"),

@@ -224,7 +224,7 @@ def test_patience_keeps_the_best_weights_those_of_the_start_included(ema, quiet_
         np.testing.assert_array_equal(one, other)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["best_epoch"] == 0
-    assert result.history[-1]["val_loss"] > 2 * summary["best_val_loss"]
+    assert result.history[-1]["val_loss"] > 1.1 * summary["best_val_loss"]
 
 
 def test_a_rate_of_some_phases_only(quiet_train):

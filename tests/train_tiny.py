@@ -48,7 +48,7 @@ class Die(keras.callbacks.Callback):
         self.step, self.number = step, number
 
     def on_train_batch_end(self, batch, logs=None):
-        if int(self.model.optimizer.iterations) == self.step:
+        if int(self.model.optimizer.iterations.numpy()) == self.step:
             os.kill(os.getpid(), self.number)
 
 
