@@ -3,8 +3,9 @@
     python benchmarks/finetune.py --data folder:flowers --weights b0.weights.h5 --image_size 160
 
 The tutorial: keras.applications' network, frozen, a new head trained with Adam at 1e-3; then
-everything unfrozen, with Adam at 1e-5. Data loading is ours in both arms. The arm `random` is ours
-from random weights: what the pretrained ones are worth.
+everything unfrozen, with Adam at 1e-5. Data loading is ours in both arms. The arm `careful` is the
+tutorial with batch normalisation left frozen in its second part; `random` is ours from random
+weights: what the pretrained ones are worth.
 """
 
 import argparse
@@ -24,7 +25,9 @@ parser.add_argument("--image_size", type=int, default=160)
 parser.add_argument("--epochs", type=int, help="of ours; default: planned")
 parser.add_argument("--tutorial_epochs", type=int, default=4, help="of each of its two parts")
 parser.add_argument("--seeds", default="0,1,2")
-parser.add_argument("--arms", default="ours,tutorial", help="out of: ours, tutorial, random")
+parser.add_argument(
+    "--arms", default="ours,tutorial", help="out of: ours, tutorial, careful, random"
+)
 
 
 def ours(args, data, seed, weights):
@@ -42,7 +45,7 @@ def ours(args, data, seed, weights):
     return judged.top1
 
 
-def tutorial(args, data, seed):
+def tutorial(args, data, seed, careful=False):
     keras.utils.set_random_seed(seed)
     size, classes = args.image_size, len(data.class_names)
     body = keras.applications.EfficientNetV2B0(
@@ -54,6 +57,10 @@ def tutorial(args, data, seed):
     model = keras.Model(body.input, keras.layers.Dense(classes, activation="softmax")(x))
     for trainable, rate in ((False, 1e-3), (True, 1e-5)):
         body.trainable = trainable
+        if careful:
+            for layer in body.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.trainable = False
         model.compile(keras.optimizers.Adam(rate), "categorical_crossentropy")
         for epoch in range(args.tutorial_epochs):
             batches = data.train.train_batches(
@@ -85,6 +92,7 @@ def main(args):
         "ours": functools.partial(ours, weights=args.weights),
         "random": functools.partial(ours, weights=None),
         "tutorial": tutorial,
+        "careful": functools.partial(tutorial, careful=True),
     }
     for seed in map(int, args.seeds.split(",")):
         for arm in args.arms.split(","):

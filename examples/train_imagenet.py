@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 
 import keras_effv2 as kev
-from keras_effv2.training import STRATEGIES
+from keras_effv2.training import STRATEGIES, make_strategy
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", default="tfds:imagenet2012", help="or folder:PATH")
@@ -33,6 +33,7 @@ def main(args):
         args.model, args.data = "EfficientNetV2B0", "digits"
         phases = (dataclasses.replace(recipe.phases[0], image_size=32, stop_epoch=1),)
         recipe = dataclasses.replace(recipe, epochs=1, batch_size=16, phases=phases)
+    strategy = make_strategy(args.strategy, args.tpu)  # before anything else uses TensorFlow
     data = kev.data.load(args.data)
     if args.smoke:
         data = dataclasses.replace(data, train=data.train.select(range(32)), validation=None)
@@ -41,8 +42,7 @@ def main(args):
         data,
         recipe,
         args.workdir,
-        args.strategy,
-        tpu=args.tpu,
+        strategy,
     )
     print(f"{result.steps} steps; see {args.workdir}")
 

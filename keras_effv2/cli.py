@@ -99,9 +99,13 @@ def _help(name, command, values):
             f"recipes: {', '.join(recipes.RECIPES)}",
             "recipe fields, --recipe.FIELD=VALUE:",
         ]
+        meanings = recipes.Recipe.__doc__.partition("Attributes:")[2]
+        meanings = dict(
+            re.findall(r"^        (\w+): ((?:.|\n            )+)", meanings, re.MULTILINE)
+        )
         lines += [
-            f"  {key}: {getattr(kind, '__name__', kind)}"
-            for key, kind in typing.get_type_hints(recipes.Recipe).items()
+            f"  {key}: {' '.join(meanings[key].replace('`', '').split())}"
+            for key in typing.get_type_hints(recipes.Recipe)
             if key not in _FIXED
         ]
     return "\n".join(lines)
@@ -122,6 +126,28 @@ def _define_model(values, default="EfficientNetV2B0"):
     )
     flags.DEFINE_string("weights", None, "Tag or path of weights.", flag_values=values)
     flags.DEFINE_string("model_file", None, "A saved .keras model instead.", flag_values=values)
+
+
+def _define_run(values):
+    """What every training is told: its data, its folder and its devices."""
+    from keras_effv2.training import STRATEGIES
+
+    _define_format(values)
+    _define_data(values)
+    flags.DEFINE_string(
+        "workdir", None, "Folder of the run; a run found there is resumed.", flag_values=values
+    )
+    flags.DEFINE_enum("strategy", "auto", STRATEGIES, "tf.distribute strategy.", flag_values=values)
+    flags.DEFINE_string("tpu", "local", "Name of the TPU.", flag_values=values)
+
+
+def _define_data(values):
+    flags.DEFINE_string(
+        "data", None, "folder:PATH, tfds:NAME, cars:PATH or digits.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "strict", False, "Fail on a damaged picture instead of skipping it.", flag_values=values
+    )
 
 
 def _builder(name):
@@ -311,26 +337,13 @@ def _files(positional):
 
 
 def _define_train(values):
-    from keras_effv2.training import STRATEGIES
-
     _define_model(values)
-    _define_format(values)
-    flags.DEFINE_string(
-        "data", None, "digits, folder:PATH, tfds:NAME or cars:PATH.", flag_values=values
-    )
+    _define_run(values)
     flags.DEFINE_string(
         "recipe", "imagenet1k", "Recipe; its fields: --recipe.FIELD=VALUE.", flag_values=values
     )
     flags.DEFINE_multi_string(
         _RECIPE_FLAG, [], "What --recipe.FIELD=VALUE stands for.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "workdir", None, "Folder of the run; a run found there is resumed.", flag_values=values
-    )
-    flags.DEFINE_enum("strategy", "auto", STRATEGIES, "tf.distribute strategy.", flag_values=values)
-    flags.DEFINE_string("tpu", "local", "Name of the TPU.", flag_values=values)
-    flags.DEFINE_bool(
-        "strict", False, "Fail on a damaged picture instead of skipping it.", flag_values=values
     )
     flags.DEFINE_bool(
         "rollback",
@@ -363,7 +376,8 @@ def _train(values, _):
     strategy = "one" if values.preview else training.make_strategy(values.strategy, values.tpu)
     data = _data(values)
     if values.preview:
-        phases = recipe.phases or (progressive.Phase(0, recipe.epochs),)
+        size = kev.model_info(values.model)["image_size"]
+        phases = recipe.phases or (progressive.Phase(0, recipe.epochs, image_size=size),)
         settings = recipes.augment_of(recipe, phases[0])
         augment.preview(data.train, phases, values.preview, augment=settings)
         _print(values, {"preview": values.preview}, f"wrote {values.preview}")
@@ -503,8 +517,6 @@ def _bounds(rows, epochs):
 
 
 def _define_finetune(values):
-    from keras_effv2.training import STRATEGIES
-
     flags.DEFINE_string(
         "model",
         "EfficientNetV2B0",
@@ -517,14 +529,7 @@ def _define_finetune(values):
         "Tag or path of weights to start from; none: random ones.",
         flag_values=values,
     )
-    _define_format(values)
-    flags.DEFINE_string(
-        "data", None, "folder:PATH, tfds:NAME, cars:PATH or digits.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "workdir", None, "Folder of the run; a run found there is resumed.", flag_values=values
-    )
-    flags.DEFINE_enum("strategy", "auto", STRATEGIES, "tf.distribute strategy.", flag_values=values)
+    _define_run(values)
     flags.DEFINE_integer(
         "epochs", None, "Epochs of the whole network; default: by the data.", flag_values=values
     )
@@ -540,11 +545,7 @@ def _define_finetune(values):
     flags.DEFINE_bool(
         "flip", True, "Mirror half of the pictures; not for letters.", flag_values=values
     )
-    flags.DEFINE_string("tpu", "local", "Name of the TPU.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Seed.", flag_values=values)
-    flags.DEFINE_bool(
-        "strict", False, "Fail on a damaged picture instead of skipping it.", flag_values=values
-    )
     flags.DEFINE_bool("hub", True, "Also export for TF Hub.", flag_values=values)
 
 
@@ -580,9 +581,7 @@ def _finetune(values, _):
 def _define_evaluate(values):
     _define_model(values)
     _define_format(values)
-    flags.DEFINE_string(
-        "data", None, "folder:PATH, tfds:NAME, cars:PATH or digits.", flag_values=values
-    )
+    _define_data(values)
     flags.DEFINE_enum(
         "split",
         None,
@@ -594,9 +593,6 @@ def _define_evaluate(values):
     flags.DEFINE_integer("batch_size", 32, "Pictures at a time.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
         "image_size", None, "Side in pixels; default: the model's.", flag_values=values
-    )
-    flags.DEFINE_bool(
-        "strict", False, "Fail on a damaged picture instead of skipping it.", flag_values=values
     )
 
 
