@@ -129,7 +129,8 @@ def _reusable(net, view, labels, folder):
             images = images * 255.0
         if pixels is not None and not pixels.enabled:
             images = layers.normalize(images, pixels.pixels)
-        outputs = whole(images, training=training)
+        with layers.portable():  # whoever loads it may have other devices
+            outputs = whole(images, training=training)
         return {key: tf.cast(x, tf.float32) for key, x in outputs.items()}
 
     spec = tf.TensorSpec((None, None, None, channels), tf.float32, name="inputs")

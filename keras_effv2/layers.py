@@ -376,9 +376,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
 # --------------------------------------------------------------------------------- convolutions
 
 
+_traced_for = threading.local()
+
+
+@contextlib.contextmanager
+def portable():
+    """Within the block layers compute with the usual operations, as for any device."""
+    before = getattr(_traced_for, "any_device", False)
+    _traced_for.any_device = True
+    try:
+        yield
+    finally:
+        _traced_for.any_device = before
+
+
 def _on_cpus():
     """Whether TensorFlow computes on CPUs only: the shortcuts below are about their kernels."""
-    if not _on_tensorflow():
+    if not _on_tensorflow() or getattr(_traced_for, "any_device", False):
         return False
     import tensorflow as tf
 

@@ -203,6 +203,8 @@ def test_products_are_trained_and_convolutions_exported():
 
     assert "MatMul" in kinds(True) and "Conv2D" not in kinds(True)
     assert "Conv2D" in kinds(False) and "MatMul" not in kinds(False)
+    with layers.portable():
+        assert "Conv2D" in kinds(True) and "MatMul" not in kinds(True)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-6), ("bfloat16", 2e-2)])
