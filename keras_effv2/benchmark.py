@@ -90,6 +90,11 @@ def _timm_peer(name, image_size, batch_size):
     """timm in PyTorch; compiled and channels last where there is a GPU, eager on a CPU."""
     if importlib.util.find_spec("timm") is None:
         raise ValueError("The peer timm is not installed: pip install timm torch.")
+    if "tensorflow" in sys.modules and "torch" not in sys.modules:
+        raise ValueError(  # the second to come crashes in libraries that both bring
+            "PyTorch has to be loaded before TensorFlow: "
+            "python -c 'import timm, keras_effv2.cli as cli; cli.main()' benchmark --peer=timm ..."
+        )
     import timm
     import torch
 
@@ -136,7 +141,8 @@ def _kecam_peer(name, image_size, batch_size):
         raise ValueError(
             "The peer kecam is not installed: pip install keras-cv-attention-models tf_keras."
         )
-    os.environ["TF_USE_LEGACY_KERAS"] = "1"  # read when TensorFlow is asked for its Keras
+    if os.environ.get("TF_USE_LEGACY_KERAS") != "1":  # TensorFlow has read it already
+        raise ValueError("The peer kecam needs the environment variable TF_USE_LEGACY_KERAS=1.")
     import tf_keras
     from keras_cv_attention_models import coatnet, efficientnet
 
