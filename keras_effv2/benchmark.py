@@ -197,6 +197,10 @@ def alternate(ours, peer, rounds, warmup=2):
     return times
 
 
+def _setting(image_size, batch_size):
+    return f"{image_size} px, batch {batch_size}, {keras.config.dtype_policy().name}"
+
+
 def _row(measure, model, setting, times, peer_name, unit="s"):
     ours, peer = (statistics.median(side) for side in times)
     spreads = [_spread(side) for side in times]
@@ -254,15 +258,13 @@ def run(
         )
     rows = []
     for measure in measures:
-        setting = f"{image_size} px, batch {batch_size}, {keras.config.dtype_policy().name}"
         if measure in ("train", "infer"):
             for batch in (batch_size,) if measure == "train" else sorted({1, batch_size}):
                 sides = [make(model, image_size, batch) for make in (_ours, _PEERS[peer])]
                 times = alternate(sides[0][measure], sides[1][measure], rounds)
-                setting = f"{image_size} px, batch {batch}, {keras.config.dtype_policy().name}"
-                rows.append(_row(measure, model, setting, times, peer))
+                rows.append(_row(measure, model, _setting(image_size, batch), times, peer))
         elif measure in ("import", "build", "first_step", "memory"):
-            rows.append(_fresh(measure, model, setting, image_size, batch_size, min(rounds, 3)))
+            rows.append(_fresh(measure, model, image_size, batch_size, min(rounds, 3)))
         elif measure == "pipeline":
             rows += _pipeline(image_size, batch_size, rounds)
         else:
@@ -300,7 +302,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if {measure!r} =
 """
 
 
-def _fresh(measure, model, setting, image_size, batch_size, rounds):
+def _fresh(measure, model, image_size, batch_size, rounds):
     """What has to be measured in fresh processes.
 
     Import time (ours beside Keras' alone), build time a layer (beside keras.applications'
@@ -335,7 +337,7 @@ def _fresh(measure, model, setting, image_size, batch_size, rounds):
                 )
             times[side].append(float(done.stdout.split()[-1]))
     unit = "MiB" if measure == "memory" else "s"
-    name, setting = ("-", "-") if measure == "import" else (model, setting)
+    name, setting = ("-", "-") if measure == "import" else (model, _setting(image_size, batch_size))
     if measure == "build":
         setting = f"a layer, beside {peer}"
     return _row(measure, name, setting, times, "keras", unit)

@@ -120,10 +120,17 @@ def _define_format(values):
     )
 
 
-def _define_model(values, default="EfficientNetV2B0"):
+def _define_name(values):
     flags.DEFINE_string(
-        "model", default, "Name of the model; effv2 models lists them.", flag_values=values
+        "model",
+        "EfficientNetV2B0",
+        "Name of the model; effv2 models lists them.",
+        flag_values=values,
     )
+
+
+def _define_model(values):
+    _define_name(values)
     flags.DEFINE_string("weights", None, "Tag or path of weights.", flag_values=values)
     flags.DEFINE_string("model_file", None, "A saved .keras model instead.", flag_values=values)
 
@@ -517,12 +524,7 @@ def _bounds(rows, epochs):
 
 
 def _define_finetune(values):
-    flags.DEFINE_string(
-        "model",
-        "EfficientNetV2B0",
-        "Name of the model; effv2 models lists them.",
-        flag_values=values,
-    )
+    _define_name(values)
     flags.DEFINE_string(
         "weights",
         "default",

@@ -3,6 +3,7 @@
 import dataclasses
 
 from keras_effv2 import progressive
+from keras_effv2.models import VARIANTS
 from keras_effv2.progressive import Phase, check, ramp
 
 
@@ -144,10 +145,6 @@ _AUTOML_RAMP = {
 }
 _SMALL = {"EfficientNetV2B0": 192, "EfficientNetV2B1": 192, "EfficientNetV2B2": 208}
 _SMALL["EfficientNetV2B3"] = 240
-# sides at which the papers evaluate, larger than those of training; "Ft" of google/automl trains at
-# them, rounded down to multiples of 16
-_EVAL = dict(zip("B0 B1 B2 B3 S M L XL".split(), (224, 240, 260, 300, 384, 480, 480, 512)))
-_EVAL = {f"EfficientNetV2{size}": side for size, side in _EVAL.items()}
 # stochastic depth of CoAtNet 0..5: 1k, 21k, JFT pretraining, fine-tuning after JFT
 _COATNET_1K = {"CoAtNet0": 0.2, "CoAtNet1": 0.3, "CoAtNet2": 0.5, "CoAtNet3": 0.7}
 _COATNET_21K = {"CoAtNet2": 0.3, "CoAtNet3": 0.5, "CoAtNet4": 0.7}
@@ -195,13 +192,13 @@ def _imagenet1k(model):
             mixup=(0, mixup),
             dropout=(0.1, dropout),
         )
-        return dataclasses.replace(_V2_1K, phases=phases, eval_size=_EVAL[model])
+        return dataclasses.replace(_V2_1K, phases=phases, eval_size=VARIANTS[model].image_size)
     if model in _SMALL:  # the paper trains small models without progressive learning
         phases = (Phase(0, 350, image_size=_SMALL[model]),)
         return dataclasses.replace(
             _V2_1K,
             phases=phases,
-            eval_size=_EVAL[model],
+            eval_size=VARIANTS[model].image_size,
             crop_area=(0.08, 1.0),
             crop="automl",
             autoaugment=True,
@@ -234,7 +231,7 @@ def _imagenet1k_automl(model):
         name="imagenet1k-automl",
         source=f"{_AUTOML} main.py",
         phases=phases,
-        eval_size=_EVAL[model],
+        eval_size=VARIANTS[model].image_size,
     )
 
 
@@ -313,7 +310,8 @@ def _imagenet21k_ft1k(model):
         ema=0.9996,
         cutout=0.25,
         crop_area=(1.0, 1.0),
-        phases=(Phase(0, 15, image_size=_EVAL[model] // 16 * 16, dropout=0.0),),
+        # at the size of evaluation, rounded down
+        phases=(Phase(0, 15, image_size=VARIANTS[model].image_size // 16 * 16, dropout=0.0),),
     )
 
 

@@ -166,7 +166,11 @@ def is_chief(strategy):
 
 def _is_late(strategy):
     """Whether the strategy has to be there before the model."""
-    return _is_tpu(strategy) or isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return _is_tpu(strategy) or _has_workers(strategy)
+
+
+def _has_workers(strategy):
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def _is_tpu(strategy):
@@ -508,7 +512,7 @@ class _Run:
 
     def _check_workers(self):
         """Refuses workers that found different checkpoints: they do not share the workdir."""
-        if not isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        if not _has_workers(self.strategy):
             return
         own = self.strategy.run(lambda: tf.constant(self.step))
         total = int(self.strategy.reduce(tf.distribute.ReduceOp.SUM, own, axis=None))
@@ -582,7 +586,7 @@ class _Run:
         bar = _bar(self, phase, steps, size) if progress and self.chief else None
         start, first = time.perf_counter(), self.epoch_step
         iterator = self._iterator(self.epoch, first)
-        together = isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        together = _has_workers(self.strategy)
         asked = False
         while self.epoch_step < steps:
             if [self.epoch, self.epoch_step] in self.left_out:
