@@ -528,7 +528,7 @@ def _define_finetune(values):
     flags.DEFINE_string(
         "weights",
         "default",
-        "Tag or path of weights to start from; none: random ones.",
+        "What to start from: a tag, a path, default (the model's usual tag) or none.",
         flag_values=values,
     )
     _define_run(values)
