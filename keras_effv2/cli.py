@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+import inspect
 import itertools
 import json
 import os
@@ -14,7 +15,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import flags, logging  # noqa: E402
 
 DONE, FAILED, USAGE = 0, 1, 2
-_RECIPE_FLAG = "recipe_field"  # what --recipe.FIELD=VALUE becomes
+# what --recipe.FIELD=VALUE and --ramp.ARGUMENT=VALUE become
+_DOTTED = {"recipe": "recipe_field", "ramp": "ramp_argument"}
 _FIXED = ("name", "source", "phases")  # recipe fields that no flag sets
 
 
@@ -45,7 +47,7 @@ def main(argv=None):
         print(_help(name, command, values))
         return DONE
     try:
-        rest = [re.sub(r"^--?recipe\.", f"--{_RECIPE_FLAG}=", text) for text in rest]
+        rest = [_undotted(text) for text in rest]
         positional = values(["effv2", *rest])[1:]
         logging.set_verbosity(values.verbosity)
         return command.run(values, positional) or DONE
@@ -60,6 +62,11 @@ def main(argv=None):
             raise
         print(f"effv2 {name}: {_sentence(error)}", file=sys.stderr)
         return FAILED
+
+
+def _undotted(text):
+    """`--recipe.FIELD=VALUE` as a flag that absl knows."""
+    return re.sub(r"^--?(recipe|ramp)\.", lambda dotted: f"--{_DOTTED[dotted[1]]}=", text)
 
 
 def _sentence(error):
@@ -87,28 +94,32 @@ def _overview():
 
 def _help(name, command, values):
     lines = [f"usage: effv2 {name} {command.usage}", "", command.summary, "", "flags:"]
-    for key in sorted(set(values) - {_RECIPE_FLAG}):
+    for key in sorted(set(values) - set(_DOTTED.values())):
         flag = values[key]
         default = "" if flag.default in (None, "") else f" (default {flag.default})"
         lines.append(f"  --{key}: {flag.help}{default}")
     if name == "train":
-        from keras_effv2 import recipes
+        from keras_effv2 import progressive, recipes
 
+        fields = [key for key in typing.get_type_hints(recipes.Recipe) if key not in _FIXED]
         lines += [
             "",
             f"recipes: {', '.join(recipes.RECIPES)}",
             "recipe fields, --recipe.FIELD=VALUE:",
-        ]
-        meanings = recipes.Recipe.__doc__.partition("Attributes:")[2]
-        meanings = dict(
-            re.findall(r"^        (\w+): ((?:.|\n            )+)", meanings, re.MULTILINE)
-        )
-        lines += [
-            f"  {key}: {' '.join(meanings[key].replace('`', '').split())}"
-            for key in typing.get_type_hints(recipes.Recipe)
-            if key not in _FIXED
+            *_meanings(recipes.Recipe, fields),
+            "phases of progressive learning, --ramp.ARGUMENT=FIRST,LAST (what is left out stays the "
+            "recipe's):",
+            *_meanings(progressive.ramp, [key for key in _ramp_arguments() if key != "epochs"]),
         ]
     return "\n".join(lines)
+
+
+def _meanings(documented, names):
+    """Lines of help out of a docstring's list of arguments or attributes."""
+    text = inspect.getdoc(documented)
+    rows = re.findall(r"^    (\w+): ((?:.|\n        +)+)", text, re.MULTILINE)
+    meanings = {key: " ".join(text.replace("`", "").split()) for key, text in rows}
+    return [f"  {name}: {meanings[name]}" for name in names]
 
 
 # --------------------------------------------------------------------------------- shared pieces
@@ -349,9 +360,10 @@ def _define_train(values):
     flags.DEFINE_string(
         "recipe", "imagenet1k", "Recipe; its fields: --recipe.FIELD=VALUE.", flag_values=values
     )
-    flags.DEFINE_multi_string(
-        _RECIPE_FLAG, [], "What --recipe.FIELD=VALUE stands for.", flag_values=values
-    )
+    for name, flag in _DOTTED.items():
+        flags.DEFINE_multi_string(
+            flag, [], f"What --{name}.NAME=VALUE stands for.", flag_values=values
+        )
     flags.DEFINE_bool(
         "rollback",
         False,
@@ -379,6 +391,7 @@ def _train(values, _):
     if not values.workdir and not values.preview:
         raise UsageError("--workdir is missing")
     recipe = _recipe(values.recipe, values.recipe_field, values.model)
+    recipe = _ramped(recipe, values.ramp_argument)
     # workers have to meet before anything else uses TensorFlow
     strategy = "one" if values.preview else training.make_strategy(values.strategy, values.tpu)
     data = _data(values)
@@ -458,7 +471,7 @@ def _recipe(name, settings, model):
 
     from keras_effv2 import recipes
 
-    changes = dict(text.split("=", 1) if "=" in text else (text, "") for text in settings)
+    changes = _pairs(settings)
     try:
         recipe = recipes.get(name, model)
     except ValueError as error:
@@ -483,6 +496,10 @@ def _recipe(name, settings, model):
         except (ValueError, TypeError):
             raise UsageError(f"--recipe.{key} is a {kind.__name__}; received {value!r}") from None
     return _rescale(recipe, mirror.to_dict())
+
+
+def _pairs(settings):
+    return dict(text.split("=", 1) if "=" in text else (text, "") for text in settings)
 
 
 _PARSERS = {
@@ -518,6 +535,42 @@ def _bounds(rows, epochs):
         least = stops[-1] + 1 if stops else 1
         stops.append(min(max(least, round(done * epochs / whole)), epochs - len(rows) + i + 1))
     return [0, *stops][:-1], stops
+
+
+def _ramp_arguments():
+    from keras_effv2 import progressive
+
+    return inspect.signature(progressive.ramp).parameters
+
+
+def _ramped(recipe, settings):
+    """The recipe with phases made anew by `ramp`; what no setting names stays as it was."""
+    from keras_effv2 import progressive
+
+    if not settings:
+        return recipe
+    fields = {field.name for field in dataclasses.fields(progressive.Phase)}
+    scheduled = [name for name in _ramp_arguments() if name in fields]
+    arguments = {"phases": len(recipe.phases) or 4}
+    if recipe.phases:
+        first, last = recipe.phases[0], recipe.phases[-1]
+        pairs = {name: (getattr(first, name), getattr(last, name)) for name in scheduled}
+        arguments |= {name: pair for name, pair in pairs.items() if None not in pair}
+    known = [name for name in _ramp_arguments() if name != "epochs"]
+    for key, value in _pairs(settings).items():
+        if key not in known:
+            raise UsageError(f"ramp has no argument {key!r}; arguments: {', '.join(known)}")
+        try:
+            numbers = tuple(map(float, value.split(","))) if key in scheduled else int(value)
+        except ValueError:
+            wanted = "one number or FIRST,LAST" if key in scheduled else "a whole number"
+            raise UsageError(f"--ramp.{key} is {wanted}; received {value!r}") from None
+        arguments[key] = numbers * 2 if key in scheduled and len(numbers) == 1 else numbers
+    try:
+        phases = progressive.ramp(recipe.epochs, **arguments)
+        return dataclasses.replace(recipe, phases=phases)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 # ------------------------------------------------------------------------------------- finetune

@@ -366,12 +366,19 @@ def _folder(path, validation, seed, strict):
         raise FileNotFoundError(f"There is no folder {path}. Check the path.")
     below = {name.rstrip("/") for name in tf.io.gfile.listdir(path)}
     found = {split: name for split, names in SPLITS.items() for name in names if name in below}
+    if "train" in found and not _has_folders(tf.io.gfile.join(path, found["train"])):
+        found = {}  # a class of trains, or nothing
     if "train" not in found:
-        lone = sorted(name for name in below if name.lower() in _SPLIT_NAMES)
+        lone = sorted(
+            name
+            for name in below
+            if name.lower() in _SPLIT_NAMES and _has_folders(tf.io.gfile.join(path, name))
+        )
         if lone:
             raise ValueError(
-                f"{path} has a folder {lone[0]!r}, which looks like a split, but no folder 'train'. "
-                "Name the splits train, val and test, each with one sub-folder a class; or give "
+                f"{path} has a folder {lone[0]!r}, which looks like a split, but no folder 'train' "
+                "with classes. Name the splits train, val and test, each with one sub-folder a "
+                "class; or give "
                 "the folder that holds the classes."
             )
         whole = _read_classes(path, None, strict, least=3)  # one for each split
@@ -450,6 +457,13 @@ def _read_classes(path, class_names, strict, least):
             " ..." if len(skipped) > 3 else "",
         )
     return Split(class_names, labels, files, skipped)
+
+
+def _has_folders(path):
+    return any(
+        not name.startswith(".") and tf.io.gfile.isdir(tf.io.gfile.join(path, name))
+        for name in (tf.io.gfile.listdir(path) if tf.io.gfile.isdir(path) else ())
+    )
 
 
 def _leads_back(path, name):

@@ -10,6 +10,7 @@ import pytest
 from conftest import tiny_data
 from PIL import Image
 
+import keras_effv2 as kev
 from keras_effv2 import cli, doctor, layers
 
 
@@ -108,6 +109,9 @@ def test_what_effv2_says_of_itself(capsys):
     assert any(row["name"] == "tensorflow" and row["ok"] for row in json.loads(out))
     code, out, _ = run(capsys, "export", "--help")
     assert "--quantize: <float16|int8>: " in out
+    _, out, _ = run(capsys, "train", "--help")
+    assert "  ema: Decay of the moving average" in out
+    assert "  image_size: (first, last) side in pixels" in out and "_field" not in out
 
 
 @pytest.mark.parametrize(
@@ -140,6 +144,22 @@ def test_what_effv2_says_of_itself(capsys):
             "train --data=digits --workdir={work} --recipe.speed=1",
             2,
             "has no field 'speed'; fields",
+        ),
+        ("train --data=digits --workdir={work} --ramp.size=1", 2, "ramp has no argument 'size'"),
+        (
+            "train --data=digits --workdir={work} --ramp.phases=2,3",
+            2,
+            "--ramp.phases is a whole number; received '2,3'",
+        ),
+        (
+            "train --data=digits --workdir={work} --ramp.image_size=large",
+            2,
+            "--ramp.image_size is one number or FIRST,LAST; received 'large'",
+        ),
+        (
+            "train --data=digits --workdir={work} --ramp.dropout=0,2",
+            2,
+            "`dropout` is a pair (first, last) of numbers in [0, 1)",
         ),
         ("train --data=folder:{none} --workdir={work} --model_file={model}", 1, "none.jpg"),
         (
@@ -191,6 +211,34 @@ def test_recipe_fields_keep_types_and_phases_their_parts():
         assert phases[-1].stop_epoch == epochs and phases[-1].image_size == 56
         assert all(phase.stop_epoch > phase.start_epoch for phase in phases)
         assert len(phases) == min(4, epochs)
+
+
+def test_phases_can_be_planned_by_flags():
+    """`--ramp.image_size=96,192` is `ramp(image_size=(96, 192))`; the rest stays the recipe's."""
+    recipe = cli._recipe("digits", ["epochs=8"], "EfficientNetV2B0")
+    assert cli._ramped(recipe, []) is recipe
+    phases = cli._ramped(recipe, ["image_size=96,192", "randaugment=5,15", "dropout=0.1"]).phases
+    assert phases == kev.ramp(
+        8,
+        4,
+        image_size=(96, 192),
+        randaugment=(5, 15),
+        dropout=(0.1, 0.1),
+        drop_path=(recipe.phases[0].drop_path, recipe.phases[-1].drop_path),
+    )
+    assert [p.image_size for p in cli._ramped(recipe, ["phases=2", "multiple_of=8"]).phases] == [
+        32,
+        56,
+    ]
+    single = cli._recipe("imagenet1k", ["epochs=4"], "EfficientNetV2B0")
+    assert [
+        p.image_size for p in cli._ramped(single, ["phases=4", "image_size=96,192"]).phases
+    ] == [
+        96,
+        128,
+        160,
+        192,
+    ]
 
 
 def test_doctor_knows_what_to_do(monkeypatch, tmp_path):

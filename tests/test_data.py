@@ -249,6 +249,14 @@ def test_errors_say_what_came_and_what_to_do(tmp_path, case):
         data.load(spec.format(tmp_path))
 
 
+def test_a_class_may_be_called_train(tmp_path):
+    """It holds pictures where a split holds folders."""
+    fill(tmp_path, ("bus", "test", "train"))
+    loaded = data.load(f"folder:{tmp_path}")
+    assert loaded.class_names == ("bus", "test", "train")
+    assert sum(map(len, (loaded.train, loaded.validation, loaded.test))) == 30
+
+
 @pytest.mark.parametrize("part", (0, 0.5, -1))
 def test_validation_is_a_part(part):
     with pytest.raises(ValueError, match=rf"`validation` is a part in \(0, 0.5\).*{part}"):

@@ -3,13 +3,15 @@
 import pathlib
 import re
 import shlex
+import shutil
 
 import numpy as np
 import pytest
 from absl import flags
-from conftest import build_convnet
+from conftest import build_convnet, tiny_data
 from PIL import Image
 
+import keras_effv2 as kev
 from keras_effv2 import cli, layers
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -50,7 +52,37 @@ def test_commands_have_these_flags(command):
     _, name, *rest = shlex.split(command, comments=True)
     values = flags.FlagValues()
     cli.COMMANDS[name].define(values)
-    values(["effv2", *(re.sub(r"^--recipe\.\w+", "--recipe_field", text) for text in rest)])
+    values(["effv2", *map(cli._undotted, rest)])
+
+
+def test_commands_run(tmp_path, monkeypatch, capsys):
+    """One after the other in a fresh folder, with small networks and few epochs."""
+    monkeypatch.chdir(tmp_path)
+
+    def build(weights=None, classes=4, **_):
+        return build_convnet()
+
+    for name in ("EfficientNetV2B0", "EfficientNetV2S"):
+        monkeypatch.setattr(kev, name, build)
+    pictures = tiny_data().train
+    for i, (label, pixels) in enumerate(zip(pictures.labels, pictures.pictures, strict=True)):
+        folder = pathlib.Path("photos", pictures.class_names[label])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    shutil.copytree("photos", "more")
+    for name in ("photo.jpg", "new.jpg"):
+        shutil.copy("photos/red/0.jpg", name)
+    ran = re.findall(r"^effv2 .*", README, re.MULTILINE)
+    for command in ran:
+        small = re.sub("--recipe.epochs=90", "--recipe.epochs=4", command)
+        small = re.sub("--recipe.batch_size=64", "--recipe.batch_size=16", small)
+        code = cli.main(shlex.split(small, comments=True)[1:])
+        assert code == 0 or "doctor" in command, (command, capsys.readouterr().err)
+    files = ("mine.tflite", "phases.png", "runs/more/report.html", "runs/s/model.keras")
+    for file in (*files, "runs/mine/hub/saved_model.pb", "runs/mine/labels.txt"):
+        assert pathlib.Path(file).stat().st_size, file
+    sizes = pathlib.Path("runs/s/metrics.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[2] for row in sizes] == ["128", "171", "213", "256"]
 
 
 def test_make_targets_exist():
