@@ -5,6 +5,7 @@ order that depends on (seed, epoch) alone, so that any step can be resumed witho
 came before, and evaluation batches in which every picture counts once.
 """
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import io
@@ -24,7 +25,7 @@ SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "te
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 DIGITS_SIZE = 8
 
-# Above this many files contents are neither hashed nor decoded beforehand.
+# Above this many files contents are not hashed, and only those that look damaged are decoded.
 MANY = 100_000
 IN_MEMORY = 4 * 2**30  # bytes of a TFDS split that is read at once
 
@@ -424,12 +425,13 @@ def _read_classes(path, class_names, strict, least):
             "classifier needs at least two: PATH/CLASS/picture.jpg."
         )
     class_names = class_names or tuple(classes)
+    folders = [tf.io.gfile.join(path, name) for name in class_names]
+    found = [_pictures_below(folder) for folder in folders]
+    damaged = _damaged([file for own, _ in found for file in own])
     files, labels, skipped = [], [], []
-    for label, name in enumerate(class_names):
-        folder = tf.io.gfile.join(path, name)
-        own, ignored = _pictures_below(folder)
-        good = own if len(files) > MANY else [file for file in own if _is_whole(file)]
-        bad = sorted(set(own) - set(good))
+    for label, (folder, (own, ignored)) in enumerate(zip(folders, found, strict=True)):
+        good = [file for file in own if file not in damaged]
+        bad = [file for file in own if file in damaged]
         if bad and strict:
             raise ValueError(
                 f"{bad[0]} is damaged, unreadable or too large. Remove it, or leave out `strict`."
@@ -490,6 +492,29 @@ def _pictures_below(folder):
             else:
                 ignored += 1
     return sorted(files), ignored
+
+
+def _damaged(files):
+    """Those of the files that cannot be used as pictures."""
+    check = _looks_whole if len(files) > MANY else _is_whole
+    with concurrent.futures.ThreadPoolExecutor(4 * (os.cpu_count() or 1)) as threads:
+        return {
+            file for file, good in zip(files, threads.map(check, files), strict=True) if not good
+        }
+
+
+def _looks_whole(path):
+    """`_is_whole` for very many files: one that begins and ends as it should is not decoded."""
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            head = file.read(8)
+            file.seek(max(0, file.size() - 8))
+            tail = file.read()
+    except tf.errors.OpError:
+        return False
+    jpeg = head.startswith(b"\xff\xd8\xff") and tail.endswith(b"\xff\xd9")
+    png = head == b"\x89PNG\r\n\x1a\n" and tail == b"IEND\xaeB`\x82"
+    return jpeg or png or _is_whole(path)
 
 
 def _is_whole(path):
@@ -583,8 +608,9 @@ def _cars(path, validation, seed, strict):
     for part, flag in (("train", 0), ("test", 1)):
         rows = [row for row in table["annotations"] if int(row["test"]) == flag]
         files = [os.path.join(path, str(row["relative_im_path"])) for row in rows]
-        good = [i for i, file in enumerate(files) if _is_whole(file)]
-        bad = sorted(set(files) - {files[i] for i in good})
+        damaged = _damaged(files)
+        good = [i for i, file in enumerate(files) if file not in damaged]
+        bad = sorted(damaged)
         if bad and strict:
             raise ValueError(f"{bad[0]} is damaged. Remove it, or leave out `strict`.")
         labels = [int(rows[i]["class"]) - 1 for i in good]

@@ -177,6 +177,20 @@ def test_damaged_pictures_are_skipped_counted_and_named(tmp_path, caplog):
     assert sum(len(images) for images, _ in batches) == len(loaded.train) // 2 * 2
 
 
+def test_of_very_many_pictures_only_those_that_look_damaged_are_decoded(tmp_path, monkeypatch):
+    decoded = []
+    is_whole = data._is_whole
+    monkeypatch.setattr(data, "MANY", 5)
+    monkeypatch.setattr(data, "_is_whole", lambda path: decoded.append(path) or is_whole(path))
+    root = damaged(tmp_path)
+    (root / "dog" / "padded.jpg").write_bytes(encoded(noise(8), "JPEG") + b"\0\0")
+    loaded = data.load(str(root))
+    names = ["empty.png", "half.jpg", "text.jpeg"]
+    assert sorted(pathlib.Path(name).name for name in loaded.train.skipped) == names
+    assert sorted(pathlib.Path(name).name for name in decoded) == sorted([*names, "padded.jpg"])
+    assert sum(map(len, splits_of(loaded))) == 13
+
+
 def test_strict_fails_on_the_first_damaged_picture(tmp_path):
     with pytest.raises(ValueError, match=r"half\.jpg is damaged.*Remove it"):
         data.load(str(damaged(tmp_path)), strict=True)
