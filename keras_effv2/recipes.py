@@ -29,7 +29,7 @@ class Recipe:
         loss: `"softmax"` or `"sigmoid"` cross-entropy.
         ema: Decay of the moving average of all weights, or 0 for none.
         clip: Largest global norm of the gradients, or 0 for no clipping.
-        precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
+        precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`, which scales the loss.
         phases: Rows of `ramp`; empty for one phase at the model's size.
         eval_size: Side in pixels at which the model is evaluated; 0: that of the last phase.
         crop_area: Smallest and largest part of a picture that the random crop takes.

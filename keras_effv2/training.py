@@ -244,6 +244,9 @@ class _Run:
             self.model.compile(self.optimizer, loss="categorical_crossentropy")
             self.optimizer.build(self.model.trainable_variables)
             self.ema = [tf.Variable(w.value) for w in self.model.weights] if recipe.ema else []
+            # float16 loses gradients below 6e-8: factor of the loss, steps since it changed
+            half = recipe.precision == "mixed_float16"
+            self.scaling = [tf.Variable(_LARGEST_SCALE), tf.Variable(0.0)] if half else []
         self.step, self.epoch, self.epoch_step = 0, 0, 0
         self.sums = np.zeros(3)  # loss, hits, pictures of the epoch so far
         self.history, self.left_out = [], []
@@ -320,14 +323,16 @@ class _Run:
                 if l2:
                     extra += l2 * tf.add_n([tf.nn.l2_loss(v.value) for v in decayed])
                 total = loss + extra / self.replicas
-                if recipe.precision == "mixed_float16":
-                    total *= _FLOAT16_SCALE
+                if self.scaling:
+                    total *= self.scaling[0]
             variables = [v.value for v in model.trainable_variables]
             gradients = tape.gradient(total, variables)
-            if recipe.precision == "mixed_float16":
-                gradients = [g / _FLOAT16_SCALE for g in gradients]
+            if self.scaling:
+                gradients = [gradient / self.scaling[0] for gradient in gradients]
             gradients = self._clipped(gradients)
             finite = tf.math.is_finite(tf.linalg.global_norm(gradients))
+            if self.scaling:
+                gradients = self._without_overflow(gradients, finite)
             optimizer.apply(gradients, model.trainable_variables)
             hits = tf.argmax(logits, 1) == tf.argmax(labels, 1)
             return tf.stack(
@@ -349,7 +354,8 @@ class _Run:
             sums = strategy.run(replica_step, args=(images, labels, asked))
             if self.ema:
                 self._update_ema(before)
-            return strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+            sums = strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+            return self._update_scaling(sums) if self.scaling else sums
 
         def steps(iterator, count, asked):
             """Sums over all replicas: loss, hits, pictures, gradients not finite, asked to stop."""
@@ -376,6 +382,27 @@ class _Run:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         gradients, _ = tf.clip_by_global_norm(gradients, self.recipe.clip)
         return [gradient / self.replicas for gradient in gradients]
+
+    def _without_overflow(self, gradients, finite):
+        """Zeros instead of gradients that left float16's range on any replica."""
+        overflown = 1.0 - tf.cast(finite, tf.float32)
+        if self.replicas > 1:
+            context = tf.distribute.get_replica_context()
+            overflown = context.all_reduce(tf.distribute.ReduceOp.SUM, overflown)
+        return [tf.where(overflown > 0, tf.zeros_like(g), g) for g in gradients]
+
+    def _update_scaling(self, sums):
+        """Halves the loss scale after an overflow and doubles it after many steps without.
+
+        Micikevicius et al. 2018, arXiv 1710.03740. An overflow is a failure only at scale 1.
+        """
+        scale, calm = self.scaling
+        overflown = sums[3] > 0
+        calm.assign(tf.where(overflown, 0.0, calm + 1))
+        grown = tf.where(calm % _SCALE_STEPS == 0, scale * 2, scale)
+        failed = overflown & (scale <= 1)
+        scale.assign(tf.clip_by_value(tf.where(overflown, scale / 2, grown), 1, _LARGEST_SCALE))
+        return tf.concat([sums[:3], [tf.cast(failed, tf.float32)], sums[4:]], 0)
 
     def _update_ema(self, step):
         decay = optimizers.ema_decay(self.recipe.ema, step)
@@ -427,6 +454,7 @@ class _Run:
             ("seed", [g.state.value for g in _seed_generators(self.model)]),
             ("optimizer", [v.value for v in self.optimizer.variables]),
             ("ema", self.ema),
+            ("scaling", self.scaling),
         ):
             named.update({f"{group}/{i}": v for i, v in enumerate(variables)})
         return named
@@ -802,7 +830,8 @@ class _Run:
             _plot(self.history, self.workdir / "history.png")
 
 
-_FLOAT16_SCALE = 1024.0
+_LARGEST_SCALE = 2.0**15
+_SCALE_STEPS = 2000  # without overflow, after which the scale doubles
 
 
 def cross_entropy(labels, logits, recipe):

@@ -274,7 +274,14 @@ def test_loss_that_is_not_finite(quiet_train, tmp_path):
 
 @keras.saving.register_keras_serializable("tests")
 class BadGradient(keras.layers.Layer):
-    """Hands on its inputs; its gradient is infinite at one step."""
+    """Hands on its inputs; its gradient is infinite from step 6 to step `last`."""
+
+    def __init__(self, last=6, **options):
+        super().__init__(**options)
+        self.last = last
+
+    def get_config(self):
+        return {**super().get_config(), "last": self.last}
 
     def build(self, shape):
         self.step = self.add_weight(name="step", initializer="zeros", trainable=False)
@@ -286,23 +293,24 @@ class BadGradient(keras.layers.Layer):
 
         @tf.custom_gradient
         def identity(x):
-            return x, lambda upstream: tf.where(now == 6.0, np.inf, 1.0) * upstream
+            bad = (now >= 6) & (now <= self.last)
+            return x, lambda upstream: upstream * tf.cast(tf.where(bad, np.inf, 1.0), x.dtype)
 
         return identity(x)
 
 
+def build_with_bad_gradient(last=6):
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    x = BadGradient(last)(keras.layers.Dense(3)(x))
+    return keras.Model(inputs, keras.layers.Dense(4, activation="softmax", dtype="float32")(x))
+
+
 def test_a_gradient_that_is_not_finite_is_never_saved(quiet_train, tmp_path):
     """At the last step of an epoch, whose loss is fine and after which a checkpoint is due."""
-
-    def build():
-        inputs = keras.Input((None, None, 3))
-        x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
-        x = BadGradient()(keras.layers.Dense(3)(x))
-        return keras.Model(inputs, keras.layers.Dense(4, activation="softmax")(x))
-
     recipe = recipes.Recipe("tiny", "tests", 2, 8, 1e-3, checkpoint_steps=4)
     with pytest.raises(FloatingPointError, match=r"gradient is not finite at step 6.*: step 4\."):
-        quiet_train(build, tiny_data(), recipe)
+        quiet_train(build_with_bad_gradient, tiny_data(), recipe)
     arrays, meta = checkpoints.load_newest(tmp_path / "run" / "checkpoints")
     assert meta["step"] == 4 and all(np.isfinite(array).all() for array in arrays.values())
 
@@ -382,6 +390,27 @@ def test_low_precision_learns(precision, quiet_train):
     assert keras.config.dtype_policy().name == policy
     assert result.history[-1]["loss"] < 0.7 * result.history[0]["loss"]
     assert all(v.dtype == "float32" for v in result.model.trainable_variables)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_float16_overflows_lower_the_loss_scale(replicas, quiet_train, tmp_path):
+    """An overflow is not the end; gradients that are infinite at every scale are."""
+    recipe = recipes.Recipe("tiny", "tests", 5, 8, 1e-3, precision="mixed_float16")
+    strategy = "one" if replicas == 1 else mirrored(replicas)
+    result = quiet_train(build_with_bad_gradient, tiny_data(), recipe, strategy=strategy)
+    assert result.steps == 5 * STEPS and np.isfinite(result.history[-1]["loss"])
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+    arrays, _ = checkpoints.load_newest(tmp_path / "run" / "checkpoints")
+    assert all(np.isfinite(array).all() for array in arrays.values())
+    assert arrays["scaling/0"] == 2.0**14 and arrays["scaling/1"] == 5 * STEPS - 6
+    with pytest.raises(FloatingPointError, match=r"not finite at step 21, .*step 18"):
+        quiet_train(
+            lambda: build_with_bad_gradient(10**4),
+            tiny_data(),
+            recipe,
+            tmp_path / "bad",
+            strategy=strategy,
+        )
 
 
 def test_several_labels_share_a_picture():
