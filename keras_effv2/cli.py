@@ -49,6 +49,10 @@ def main(argv=None):
     try:
         rest = [_undotted(text) for text in rest]
         positional = values(["effv2", *rest])[1:]
+        if positional and name != "predict":
+            raise UsageError(
+                f"{positional[0]!r} belongs to no flag; write --flag=value, and --noflag for no"
+            )
         logging.set_verbosity(values.verbosity)
         return command.run(values, positional) or DONE
     except (flags.Error, UsageError) as error:
@@ -187,7 +191,7 @@ def _model(values, **arguments):
             raise FileNotFoundError(f"There is no model file {values.model_file}.")
         try:
             return keras.models.load_model(values.model_file)
-        except (ValueError, OSError, TypeError) as error:
+        except (ValueError, OSError, TypeError, KeyError) as error:
             raise ValueError(
                 f"{values.model_file} cannot be loaded as a Keras model: {str(error)[:200]}"
             ) from error
@@ -197,12 +201,12 @@ def _model(values, **arguments):
     return build(**arguments)
 
 
-def _data(values):
+def _data(values, **arguments):
     from keras_effv2 import data
 
     if not values.data:
         raise UsageError("--data is missing: digits, folder:PATH, tfds:NAME or cars:PATH")
-    return data.load(values.data, strict=getattr(values, "strict", False))
+    return data.load(values.data, strict=values.strict, **arguments)
 
 
 def _print(values, result, text):
@@ -269,7 +273,11 @@ def _define_predict(values):
     _define_format(values)
     flags.DEFINE_integer("top", 5, "How many classes to name.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
-        "image_size", None, "Side in pixels; default: the model's.", flag_values=values
+        "image_size",
+        None,
+        "Side in pixels; default: the model's.",
+        lower_bound=1,
+        flag_values=values,
     )
     flags.DEFINE_integer("batch_size", 16, "Pictures at a time.", lower_bound=1, flag_values=values)
 
@@ -284,8 +292,8 @@ def _predict(values, positional):
         raise UsageError("no pictures: give files, folders, globs, or - for a list on stdin")
     model = _model(values)
     pixels = layers.find_pixels(model)
-    size = values.image_size or (pixels and pixels.image_size) or 224
     names, predict = _class_names(model, pixels), evaluation.probabilities(model)
+    size = layers.side_of(model, values.image_size)
     results, failed = [], 0
     for start in range(0, len(files), values.batch_size):
         batch, good = [], []
@@ -586,21 +594,30 @@ def _define_finetune(values):
     )
     _define_run(values)
     flags.DEFINE_integer(
-        "epochs", None, "Epochs of the whole network; default: by the data.", flag_values=values
+        "epochs",
+        None,
+        "Epochs of the whole network; default: by the data.",
+        lower_bound=1,
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "image_size",
         None,
         "Largest side in pixels; default: by machine and data.",
+        lower_bound=32,
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "batch_size", None, "Global batch size; default: by the data.", flag_values=values
+        "batch_size",
+        None,
+        "Global batch size; default: by the data.",
+        lower_bound=1,
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "flip", True, "Mirror half of the pictures; not for letters.", flag_values=values
     )
-    flags.DEFINE_integer("seed", 0, "Seed.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Seed.", lower_bound=0, flag_values=values)
     flags.DEFINE_bool("hub", True, "Also export for TF Hub.", flag_values=values)
 
 
@@ -641,34 +658,59 @@ def _define_evaluate(values):
         "split",
         None,
         ["train", "validation", "test"],
-        "Default: test, else validation, else train.",
+        "Default: test, else validation, else all; of a folder without splits all, but of the one "
+        "that the model was trained on what was held out.",
         flag_values=values,
     )
     flags.DEFINE_string("report_dir", None, "Folder for report.html.", flag_values=values)
     flags.DEFINE_integer("batch_size", 32, "Pictures at a time.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
-        "image_size", None, "Side in pixels; default: the model's.", flag_values=values
+        "image_size",
+        None,
+        "Side in pixels; default: the model's.",
+        lower_bound=1,
+        flag_values=values,
     )
+
+
+def _judged_data(values):
+    """The data, whole where it has no splits, but what the model has seen is set apart."""
+    if values.split:
+        return _data(values)  # split as for training
+    whole = _data(values, validation=0)
+    run = os.path.join(os.path.dirname(values.model_file or ""), "recipe.json")
+    if whole.test or whole.validation or not values.model_file or not os.path.exists(run):
+        return whole
+    with open(run, encoding="utf-8") as file:
+        trained_on = json.load(file).get("training data")
+    try:
+        parts = _data(values)
+    except ValueError:  # too few to be split: it has trained nothing
+        return whole
+    return parts if parts.train.fingerprint() == trained_on else whole
 
 
 def _evaluate(values, _):
     from keras_effv2 import evaluation
 
+    model = _model(values)
     judged = evaluation.evaluate(
-        _model(values),
-        _data(values),
+        model,
+        _judged_data(values),
         values.report_dir,
         split=values.split,
         batch_size=values.batch_size,
         image_size=values.image_size,
     )
-    low, high = judged.top1_interval
-    _print(
-        values,
-        judged.summary(),
-        f"{judged.split}: top 1 {judged.top1:.2%} ({low:.1%} to {high:.1%}), top 5 "
-        f"{judged.top5:.2%} of {judged.images} pictures",
-    )
+    parts = [
+        f"{name} {part:.2%} ({low:.1%} to {high:.1%})"
+        for name, part, (low, high) in (
+            ("top 1", judged.top1, judged.top1_interval),
+            ("top 5", judged.top5, judged.top5_interval),
+        )
+    ]
+    text = f"{judged.split}: {', '.join(parts)} of {judged.images} pictures"
+    _print(values, judged.summary(), text)
 
 
 # --------------------------------------------------------------------------------------- export
@@ -705,6 +747,19 @@ def _define_export(values):
     flags.DEFINE_bool("dry_run", True, "Only show what would be published.", flag_values=values)
 
 
+_LEAN = ("saved_model", "tflite", "onnx")
+_EXPORT_FLAGS = {
+    "kind": ("hub",),
+    "publish": ("hub",),
+    "handle": ("hub",),
+    "dry_run": ("hub",),
+    "fold_batch_norm": _LEAN,
+    "images": _LEAN,
+    "quantize": ("tflite",),
+    "force": ("tflite",),
+}
+
+
 def _export(values, _):
     import numpy as np
 
@@ -714,6 +769,12 @@ def _export(values, _):
         raise UsageError("--output is missing")
     if values.publish and not values.handle:
         raise UsageError("--publish needs --handle")
+    for flag, formats in _EXPORT_FLAGS.items():
+        if values[flag].present and values.format not in formats:
+            raise UsageError(
+                f"--{flag} goes with --format={' or '.join(formats)}; received "
+                f"--format={values.format}"
+            )
     model = _model(values)
     if values.format == "hub":
         print(exporting.export_hub(model, values.output, values.kind))
@@ -728,6 +789,8 @@ def _export(values, _):
         pixels = layers.find_pixels(model)
         geometry = (pixels.image_size, pixels.crop, pixels.resize) if pixels else (224,)
         files = _files([values.images])[:256]
+        if not files:
+            raise UsageError(f"--images={values.images} holds no pictures")
         images = np.stack([imagenet.prepare(imagenet.read_image(f), *geometry) for f in files])
     print(
         exporting.export(

@@ -57,9 +57,10 @@ def load(spec, *, validation=0.1, seed=0, strict=False):
             just a path): class sub-folders, directly or under `train`, `validation` (or `val`) and
             `test`. `"tfds:NAME"`: a TFDS image classification set that is prepared on this machine.
             `"cars:PATH"`: a folder with Stanford Cars' `car_ims.tgz` and `cars_annos.mat`.
-        validation: Part of the training pictures, in (0, 0.5), split off where no split is given:
+        validation: Part of the training pictures, in [0, 0.5), split off where no split is given:
             for a folder without splits once for `validation` and once for `test`; with `train` and
-            `val` only, a part of `train` becomes `validation` and `val` becomes `test`.
+            `val` only, a part of `train` becomes `validation` and `val` becomes `test`. With 0
+            nothing is split off: `train` has all that belongs to no other split.
         seed: Seed of the split.
         strict: Whether a damaged picture is an error; otherwise it is skipped and named.
 
@@ -75,19 +76,24 @@ def load(spec, *, validation=0.1, seed=0, strict=False):
     >>> load("digits").class_names[:3]
     ('0', '1', '2')
     """
-    if not 0 < validation < 0.5:
-        raise ValueError(f"`validation` is a part in (0, 0.5). Received: {validation}.")
+    if not 0 <= validation < 0.5:
+        raise ValueError(f"`validation` is a part in [0, 0.5). Received: {validation}.")
     kind, _, rest = str(spec).partition(":")
     if spec == "digits":
         return _digits(validation, seed)
     if kind == "tfds" and rest:
         return _tfds(rest, validation, seed)
-    if kind == "folder" and rest:
-        return _folder(rest, validation, seed, strict)
     if kind == "cars" and rest:
         return _cars(rest, validation, seed, strict)
-    if tf.io.gfile.isdir(str(spec)):
-        return _folder(str(spec), validation, seed, strict)
+    path = rest if kind == "folder" else str(spec)
+    if path and (kind == "folder" or tf.io.gfile.isdir(path)):
+        try:
+            return _folder(path, validation, seed, strict)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path} has a name that is not UTF-8: {error.object!r}. Rename it; convmv does so "
+                "for whole folders."
+            ) from None
     raise ValueError(
         f"No data set {spec!r}: give 'digits', 'folder:PATH' (an existing folder with one "
         "sub-folder a class), 'tfds:NAME' or 'cars:PATH'."
@@ -341,6 +347,8 @@ def _digits(validation, seed):
     digits = load_digits()
     pictures = np.repeat((digits.images * (255 / 16)).round().astype("uint8")[..., None], 3, -1)
     whole = Split([str(i) for i in range(10)], digits.target, pictures)
+    if not validation:
+        return Data("digits", whole.class_names, whole)
     train, held = _carve(whole, validation, seed)
     rest, test = _carve(train, validation / (1 - validation), seed + 1)
     return Data("digits", whole.class_names, rest, held, test)
@@ -382,13 +390,16 @@ def _folder(path, validation, seed, strict):
                 "class; or give "
                 "the folder that holds the classes."
             )
-        whole = _read_classes(path, None, strict, least=3)  # one for each split
+        # one for each split
+        whole = _read_classes(path, None, strict, least=3 if validation else 1)
+        if not validation:
+            return Data(f"folder:{path}", whole.class_names, whole)
         train, held = _carve_contents(whole, validation, seed)
         train, test = _carve_contents(train, validation / (1 - validation), seed + 1)
         return Data(f"folder:{path}", whole.class_names, train, held, test)
     folder = tf.io.gfile.join(path, found["train"])
     # where validation is not given, it is split off
-    least = 1 if {"validation", "test"} <= set(found) else 2
+    least = 1 if {"validation", "test"} <= set(found) or not validation else 2
     splits = {"train": _read_classes(folder, None, strict, least)}
     names = splits["train"].class_names
     for split in ("validation", "test"):
@@ -397,10 +408,10 @@ def _folder(path, validation, seed, strict):
             splits[split] = _read_classes(folder, names, strict, least=1)
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")  # looked at once, so it must not stop training
-    if "validation" not in splits:
+    if "validation" not in splits and validation:
         splits["train"], splits["validation"] = _carve_contents(splits["train"], validation, seed)
     _warn_of_duplicates(splits)
-    return Data(f"folder:{path}", names, splits["train"], splits["validation"], splits.get("test"))
+    return Data(f"folder:{path}", names, **splits)
 
 
 def _read_classes(path, class_names, strict, least):
@@ -615,8 +626,9 @@ def _cars(path, validation, seed, strict):
             raise ValueError(f"{bad[0]} is damaged. Remove it, or leave out `strict`.")
         labels = [int(rows[i]["class"]) - 1 for i in good]
         splits[part] = Split(names, labels, [files[i] for i in good], bad)
-    train, held = _carve_contents(splits["train"], validation, seed)
-    return Data(f"cars:{path}", names, train, held, splits["test"])
+    if validation:
+        splits["train"], splits["validation"] = _carve_contents(splits["train"], validation, seed)
+    return Data(f"cars:{path}", names, **splits)
 
 
 # ----------------------------------------------------------------------------------------- TFDS
@@ -670,11 +682,11 @@ def _tfds(name, validation, seed):
     splits = {ours: records for ours, records in splits.items() if records.is_labelled()}
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
-    if "test" not in splits:
+    if "test" not in splits and validation:
         splits["train"], splits["test"] = splits["train"].carve(validation, seed + 1)
-    if "validation" not in splits:
+    if "validation" not in splits and validation:
         splits["train"], splits["validation"] = splits["train"].carve(validation, seed)
-    return Data(f"tfds:{name}", names, splits["train"], splits["validation"], splits["test"])
+    return Data(f"tfds:{name}", names, **splits)
 
 
 def _tfds_features(name, features, tfds):

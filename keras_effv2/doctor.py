@@ -1,5 +1,6 @@
 """Examines a machine: is what the package needs there, and what to do if not."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -7,6 +8,8 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
+
+from keras_effv2 import weights
 
 WANTED = {
     "keras": ("3.13.2", True),
@@ -41,8 +44,8 @@ def examine(online=False):
     checks += [_cache(), _folder()]
     if not online:
         checks.append(Check("network", True, "not tried; --online tries weights and TF Hub"))
-    elif os.environ.get("KERAS_EFFV2_OFFLINE") == "1":
-        checks.append(Check("network", True, "forbidden by KERAS_EFFV2_OFFLINE=1"))
+    elif weights.is_offline():
+        checks.append(Check("network", True, "forbidden by KERAS_EFFV2_OFFLINE"))
     else:
         mirror = os.environ.get("KERAS_EFFV2_MIRROR")
         checks += [_host(url) for url in ((mirror, HOSTS[1]) if mirror else HOSTS)]
@@ -61,11 +64,11 @@ def _python():
 
 def _package(name, wanted):
     minimum, needed = wanted
-    installed = {found.metadata["Name"] for found in importlib.metadata.distributions()}
-    names = (name, *ALSO.get(name, ()))
-    try:
-        found = importlib.metadata.version(next((n for n in names if n in installed), name))
-    except importlib.metadata.PackageNotFoundError:
+    for distribution in (name, *ALSO.get(name, ())):  # whichever way its name is spelt
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found = importlib.metadata.version(distribution)
+            break
+    else:
         advice = f"pip install {name}" + ("" if needed else ", if you want what it is for")
         return Check(name, not needed, "not installed", advice)
     ok = _version(found) >= _version(minimum)
@@ -91,9 +94,7 @@ def _memory():
 
 
 def _cache():
-    from keras_effv2.weights import home
-
-    folder = home()
+    folder = weights.home()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".probe"

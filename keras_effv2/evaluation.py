@@ -1,12 +1,14 @@
 """What a model gets right and wrong: accuracy with intervals, confusions, Grad-CAM, a report."""
 
 import base64
+import contextlib
 import dataclasses
 import html
 import io
 import json
 import math
 import pathlib
+import warnings
 
 import keras
 import numpy as np
@@ -21,7 +23,7 @@ class Evaluation:
     """Result of `evaluate`.
 
     Attributes:
-        split: Which split was judged.
+        split: Which split was judged; `"all"` where the data has one alone.
         images: Number of images, each counted once.
         top1: Part of the images whose best class is right.
         top5: Part of the images whose class is among the best five (of all, if fewer).
@@ -29,10 +31,10 @@ class Evaluation:
         top5_interval: The same of `top5`.
         loss: Mean cross-entropy in nats.
         calibration_error: Expected calibration error over 15 bins.
-        class_names: Names of the classes.
+        class_names: Names of the classes that the model knows.
         confusion: int array `(true, predicted)`.
         probabilities: float32 array `(images, classes)`.
-        labels: int array `(images,)`.
+        labels: int array `(images,)`; of several labels the one that the model finds likeliest.
     """
 
     split: str
@@ -79,30 +81,43 @@ def evaluate(model, data, report_dir=None, *, split=None, batch_size=32, image_s
     Raises:
         ValueError: If the split does not exist or the model does not know its classes.
     """
-    split = split or next(s for s in ("test", "validation", "train") if getattr(data, s))
-    if split not in ("train", "validation", "test") or getattr(data, split) is None:
-        have = [s for s in ("train", "validation", "test") if getattr(data, s) is not None]
+    have = [name for name in ("test", "validation", "train") if getattr(data, name) is not None]
+    if split not in (None, *have):
         raise ValueError(f"{data.name} has no split {split!r}. Splits: {', '.join(have)}.")
-    pictures = getattr(data, split)
+    pictures = getattr(data, split or have[0])
+    judged = split or ("all" if have == ["train"] else have[0])
+    predict = probabilities(model)
+    image_size = layers.side_of(model, image_size)
+    outputs, names = match_classes(model, pictures.class_names)
+    if report_dir is not None:  # before the work
+        report_dir = pathlib.Path(report_dir)
+        if report_dir.exists() and not report_dir.is_dir():
+            raise NotADirectoryError(f"The report needs a folder; {report_dir} is a file.")
+        report_dir.mkdir(parents=True, exist_ok=True)
     pixels = layers.find_pixels(model)
-    image_size = image_size or (pixels and pixels.image_size) or 224
-    columns = match_classes(model, pictures.class_names)
     geometry = {"crop": pixels.crop, "resize": pixels.resize} if pixels else {}
     batches = pictures.eval_batches(image_size=image_size, batch_size=batch_size, **geometry)
-    predict = probabilities(model)
     scores, labels = [], []
     for number, (images, targets, mask) in enumerate(batches):
         if number == 0:
             warn_of_small_pixels(images)
         keep = mask.numpy() > 0
         scores.append(predict(images).numpy()[keep])
-        labels.append(targets.numpy().argmax(1)[keep])
-    result = judge(
-        np.concatenate(scores)[:, columns], np.concatenate(labels), pictures.class_names, split
-    )
+        labels.append(_labels(targets.numpy()[keep], scores[-1][:, outputs], outputs))
+    scores, labels = np.concatenate(scores), np.concatenate(labels)
+    if (labels < 0).any():
+        logging.warning("%d pictures without a label are not counted.", (labels < 0).sum())
+    result = judge(scores[labels >= 0], labels[labels >= 0], names, judged)
     if report_dir is not None:
-        report(result, model, pictures, pathlib.Path(report_dir), image_size, geometry, data.name)
+        pictures = pictures.select(np.flatnonzero(labels >= 0))
+        report(result, model, pictures, report_dir, image_size, geometry, data.name)
     return result
+
+
+def _labels(targets, scores, outputs):
+    """The model's output for each picture's label, of several the likeliest; -1 for none."""
+    best = np.where(targets > 0, scores, -1.0).argmax(1)
+    return np.where((targets > 0).any(1), outputs[best], -1)
 
 
 def probabilities(model):
@@ -129,7 +144,10 @@ def warn_of_small_pixels(images):
 
 
 def match_classes(model, class_names):
-    """The model's output for every class, by name where the model knows names.
+    """Finds the classes of data among those of a model, by name where the model knows names.
+
+    Returns:
+        The model's output for every class, int array, and the names of all outputs.
 
     Raises:
         ValueError: If a class is unknown to the model.
@@ -143,14 +161,14 @@ def match_classes(model, class_names):
                 f"The model has {outputs} outputs and no class names, the data has "
                 f"{len(class_names)} classes. Evaluate it on data with {outputs} classes."
             )
-        return np.arange(outputs)
+        return np.arange(outputs), tuple(class_names)
     unknown = [name for name in class_names if name not in own]
     if unknown:
         raise ValueError(
             f"The model does not know the class {unknown[0]!r}. Its classes: "
             f"{', '.join(own[:10])}{' ...' if len(own) > 10 else ''}. Rename the class folder."
         )
-    return np.array([own.index(name) for name in class_names])
+    return np.array([own.index(name) for name in class_names]), tuple(own)
 
 
 def judge(scores, labels, class_names, split="test"):
@@ -208,7 +226,7 @@ def gradcam(model, images, class_index=None, layer=None):
         model: A functional classifier.
         images: `(n, h, w, c)` as the model takes them.
         class_index: Class, one number or one an image; None takes the best.
-        layer: Name of the layer whose map is looked at; None takes the last with a 4-D output.
+        layer: Name of the layer whose map is looked at; None takes the last with a feature map.
 
     Returns:
         float32 array `(n, h, w)` in [0, 1], at the size of the images.
@@ -219,7 +237,12 @@ def gradcam(model, images, class_index=None, layer=None):
     Source: Selvaraju et al. 2016, https://arxiv.org/abs/1610.02391.
     """
     if layer is None:
-        maps = [x for x in model.layers if len(getattr(x.output, "shape", ())) == 4]
+        maps = [
+            x
+            for x in model.layers
+            if len(getattr(x.output, "shape", ())) == 4
+            and not isinstance(x, (keras.layers.InputLayer, layers.Pixels))
+        ]
         if not maps:
             raise ValueError(f"Model {model.name!r} has no layer with a feature map.")
         layer = maps[-1].name
@@ -229,7 +252,7 @@ def gradcam(model, images, class_index=None, layer=None):
             f"Model {model.name!r} has no layer {layer!r}. Last: {', '.join(names[-6:])}."
         )
     logits = layers.logits_of(model)
-    both = keras.Model(model.input, [model.get_layer(layer).output, logits.output])
+    both = keras.Model(logits.inputs[0], [model.get_layer(layer).output, logits.outputs[0]])
     images = tf.cast(images, tf.float32)
     with tf.GradientTape() as tape:
         features, outputs = both(images, training=False)
@@ -257,7 +280,9 @@ def attention_maps(model, images, layer=None):
         own = [x for x in own if x.name == layer]
     if not own:
         raise ValueError(f"Model {model.name!r} has no such layer of relative attention.")
-    before = keras.Model(model.input, own[-1].input)(tf.cast(images, tf.float32), training=False)
+    before = keras.Model(model.inputs[0], own[-1].input)(
+        tf.cast(images, tf.float32), training=False
+    )
     return own[-1](before, return_attention=True)[1].numpy()
 
 
@@ -266,40 +291,74 @@ def attention_maps(model, images, layer=None):
 
 def report(result, model, pictures, folder, image_size, geometry, name):
     """Writes `report.html` (self-contained) and `evaluation.json` into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    numbers = json.dumps(result.summary(), indent=2) + "\n"
+    checkpoints.write_whole(folder / "evaluation.json", numbers)
     wrong = np.flatnonzero(result.probabilities.argmax(1) != result.labels)
     worst = wrong[np.argsort(-result.probabilities[wrong].max(1))][:12]
     sure = np.argsort(-result.probabilities.max(1))[:6]
     images = _images(pictures, [*worst, *sure], image_size, geometry)
-    figures = [
-        ("Confusion matrix", "Rows are the true classes.", _confusion_figure(result)),
-        (
-            "Confidence",
-            "How often the model is right when it is this sure.",
-            _calibration_figure(result),
-        ),
-    ]
-    if len(worst):
-        figures.append(
+    try:
+        heat = gradcam(model, images[len(worst) :])
+    except ValueError as error:  # somebody's own architecture
+        logging.warning("The report has no Grad-CAM: %s", error)
+        heat = None
+    with _readable_names():
+        figures = [
+            ("Confusion matrix", "Rows are the true classes.", _confusion_figure(result)),
             (
-                "Worst mistakes",
-                "Where the model was surest and wrong: true class, then what it said.",
-                _panel(result, worst, images[: len(worst)]),
+                "Confidence",
+                "How often the model is right when it is this sure.",
+                _calibration_figure(result),
+            ),
+        ]
+        if len(worst):
+            figures.append(
+                (
+                    "Worst mistakes",
+                    "Where the model was surest and wrong: true class, then what it said.",
+                    _panel(result, worst, images[: len(worst)]),
+                )
             )
-        )
-    heat = gradcam(model, images[len(worst) :])
-    figures.append(
-        (
-            "What it looks at",
-            "Grad-CAM of the pictures that it is surest of.",
-            _panel(result, sure, images[len(worst) :], heat),
-        )
-    )
-    page = _page(result, figures, f"{model.name} on {name}, {result.split}, {image_size} px")
+        if heat is not None:
+            figures.append(
+                (
+                    "What it looks at",
+                    "Grad-CAM of the pictures that it is surest of.",
+                    _panel(result, sure, images[len(worst) :], heat),
+                )
+            )
+        page = _page(result, figures, f"{model.name} on {name}, {result.split}, {image_size} px")
     checkpoints.write_whole(folder / "report.html", page)
-    checkpoints.write_whole(
-        folder / "evaluation.json", json.dumps(result.summary(), indent=2) + "\n"
-    )
+
+
+# fonts of other scripts, in the order of trying; Matplotlib's own has Latin, Greek and Cyrillic
+_FONTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Malgun Gothic",
+    "Noto Sans Arabic",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Arial Unicode MS",
+)
+
+
+@contextlib.contextmanager
+def _readable_names():
+    """Class names in any script that this machine has a font for; `$` is no formula."""
+    import matplotlib
+    from matplotlib import font_manager
+
+    installed = set(font_manager.get_font_names())
+    family = ["DejaVu Sans", *(name for name in _FONTS if name in installed)]
+    with matplotlib.rc_context({"font.family": family, "text.parse_math": False}):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            yield
 
 
 def _images(pictures, indices, image_size, geometry):
@@ -315,19 +374,20 @@ def _figure(width, height):
 
 
 def _confusion_figure(result):
-    size = len(result.class_names)
+    used = np.flatnonzero(result.confusion.sum(0) + result.confusion.sum(1))
+    names = [result.class_names[i] for i in used]
+    counts = result.confusion[np.ix_(used, used)]
+    size = len(used)
     figure = _figure(*(min(12, 3.5 + 0.42 * size),) * 2)
     axis = figure.subplots()
-    rows = result.confusion / np.maximum(result.confusion.sum(1, keepdims=True), 1)
+    rows = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axis.imshow(rows, cmap="Blues", vmin=0, vmax=1)
     if size <= 30:
-        axis.set_xticks(range(size), result.class_names, rotation=45, ha="right")
-        axis.set_yticks(range(size), result.class_names)
-        for i in range(size):
-            for j in range(size):
-                if result.confusion[i, j]:
-                    color = "white" if rows[i, j] > 0.5 else "black"
-                    axis.text(j, i, result.confusion[i, j], ha="center", va="center", color=color)
+        axis.set_xticks(range(size), names, rotation=45, ha="right")
+        axis.set_yticks(range(size), names)
+        for i, j in np.argwhere(counts):
+            color = "white" if rows[i, j] > 0.5 else "black"
+            axis.text(j, i, counts[i, j], ha="center", va="center", color=color)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
     return figure
@@ -391,11 +451,16 @@ def _page(result, figures, title):
         f"<tr><td>{html.escape(name)}</td><td>{n}</td><td>{p:.1%}</td><td>{r:.1%}</td>"
         f"<td>{f:.3f}</td></tr>"
         for name, p, r, f, n in zip(result.class_names, *numbers, strict=True)
+        if n
     )
-    low, high = result.top1_interval
+
+    def interval(low, high):
+        return f"(95 %: {low:.1%} to {high:.1%})"
+
+    five = min(5, len(result.class_names))
     cards = [
-        (f"{result.top1:.1%}", f"top 1 (95 %: {low:.1%} to {high:.1%})"),
-        (f"{result.top5:.1%}", f"top {min(5, len(result.class_names))}"),
+        (f"{result.top1:.1%}", f"top 1 {interval(*result.top1_interval)}"),
+        (f"{result.top5:.1%}", f"top {five} {interval(*result.top5_interval)}"),
         (f"{result.images:,}", "pictures, each once"),
         (f"{result.loss:.3f}", "cross-entropy, nats"),
         (f"{result.calibration_error:.3f}", "calibration error"),

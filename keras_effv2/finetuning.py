@@ -8,8 +8,8 @@ Batch statistics stay those of ImageNet: a few hundred pictures estimate them wo
 
 import dataclasses
 import json
-import os
 import pathlib
+import shutil
 import time
 
 import keras
@@ -18,7 +18,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_effv2 import checkpoints, layers, recipes, training
-from keras_effv2.progressive import ramp
+from keras_effv2.progressive import Phase, ramp
 
 POLICIES = ("none", "batch_norm", "backbone")
 
@@ -75,6 +75,9 @@ def fit_head(model, split, image_size, batch_size=32, seed=0):
     Returns:
         Accuracy on pictures held out for choosing the regularisation; NaN if there are classes of
         fewer than five, which are too few to choose by.
+
+    Raises:
+        ValueError: If a picture has several labels, or none.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
@@ -85,6 +88,12 @@ def fit_head(model, split, image_size, batch_size=32, seed=0):
     features, labels = [], []
     for images, targets, mask in split.eval_batches(image_size=image_size, batch_size=batch_size):
         keep = mask.numpy() > 0
+        counts = (targets.numpy()[keep] > 0).sum(1)
+        if (counts != 1).any():
+            raise ValueError(
+                f"Fine-tuning takes one label a picture; here one has {counts[counts != 1][0]}. "
+                "Train on such data with keras_effv2.train and a recipe of loss='sigmoid'."
+            )
         features.append(compute(images).numpy()[keep])
         labels.append(targets.numpy().argmax(1)[keep])
     features, labels = np.concatenate(features), np.concatenate(labels)
@@ -147,6 +156,8 @@ def plan(
     from keras_effv2.models import VARIANTS
 
     own, multiple = VARIANTS[model_name].image_size, 32
+    if image_size is not None and image_size < multiple:
+        raise ValueError(f"`image_size` is at least {multiple}. Received: {image_size}.")
     # small pictures are scaled up: on 32 pixels a network of stride 32 sees with a single cell
     size = image_size or (own if accelerator else int(np.clip(picture_side, 128, min(own, 224))))
     size = max(multiple, size // multiple * multiple)
@@ -207,7 +218,8 @@ def finetune(
         seed: Seed of everything.
         strategy: As `train`'s.
         tpu: As `train`'s.
-        recipe: A `Recipe` instead of the planned one.
+        recipe: A `Recipe` instead of the planned one; goes without `epochs`, `image_size`,
+            `batch_size` and `flip`, and its seed counts.
         hub: Whether to export for TF Hub.
 
     Returns:
@@ -215,8 +227,8 @@ def finetune(
         first.
 
     Raises:
-        ValueError: If model, weights and data do not fit, or the workdir holds a run that began
-            from other weights.
+        ValueError: If model, weights and data do not fit, a picture has several labels, or the
+            workdir holds a run that began from other weights.
     """
     import keras_effv2 as kev
 
@@ -241,32 +253,59 @@ def finetune(
         if batch_size is not None:
             rate = recipe.learning_rate * batch_size / recipe.batch_size
             recipe = dataclasses.replace(recipe, batch_size=batch_size, learning_rate=rate)
-    size = recipe.phases[-1].image_size
+    elif (epochs, image_size, batch_size, flip) != (None, None, None, True):
+        raise ValueError(
+            "A `recipe` says epochs, sizes, batch and flip itself: change it with "
+            "dataclasses.replace and leave the other arguments out."
+        )
     begun = checkpoints.load_newest(pathlib.Path(workdir, "checkpoints")) is not None
-    if training.is_chief(strategy):
-        _check_start(pathlib.Path(workdir), model, weights, begun)
 
     def build():
+        if training.is_chief(strategy):
+            _check_start(pathlib.Path(workdir), model, weights, begun)
         net = getattr(kev, model)(weights=weights, classes=len(data.class_names), drop_path=0.0)
         if weights is None:
-            return net
-        freeze(net, "batch_norm")
+            logging.warning(
+                "%s starts from random weights, which takes far more pictures and epochs than "
+                "fine-tuning.%s",
+                model,
+                "" if kev.list_weights(model) else " None were ever released for it.",
+            )
+        else:
+            freeze(net, "batch_norm")
         if not begun:
             logging.info("%s", estimate(net, data, recipe))
+        if not begun and weights is not None:
             start = time.perf_counter()
-            score = fit_head(net, data.train, size, seed=recipe.seed)
+            score = fit_head(net, data.train, _last_size(net, recipe), seed=recipe.seed)
             seconds = time.perf_counter() - start
-            logging.info("Head on frozen features: %.1f %% in %.0f s.", 100 * score, seconds)
+            held_out = "" if np.isnan(score) else f"{score:.1%} on held-out pictures, "
+            logging.info("Head on frozen features: %s%.0f s.", held_out, seconds)
         return net
 
     result = training.train(build, data, recipe, workdir, strategy)
     if not training.is_chief(strategy):
         return result, None
     judged = kev.evaluate(result.model, data, workdir)
-    path = os.path.join(workdir, "hub")
-    if hub and not os.path.exists(path):
-        kev.export_hub(result.model, path)
+    if hub:
+        _export(result, pathlib.Path(workdir, "hub"))
     return result, judged
+
+
+def _export(result, path):
+    """Exports for TF Hub, where the network is not yet there as it is now."""
+    import keras_effv2 as kev
+
+    if path.exists() and result.resumed_from == result.steps:
+        return
+    shutil.rmtree(path, ignore_errors=True)  # of a run that is gone
+    kev.export_hub(result.model, path)
+
+
+def _last_size(model, recipe):
+    """Side in pixels of the last phase."""
+    size = recipe.phases[-1].image_size if recipe.phases else None
+    return layers.side_of(model, size)
 
 
 def _check_start(workdir, model, weights, begun):
@@ -286,9 +325,10 @@ def _check_start(workdir, model, weights, begun):
 def estimate(model, data, recipe):
     """A sentence on how long a fine-tuning will take, from one batch that is timed now.
 
-    A train step counts as three forward passes, a size by its pixels.
+    A train step counts as four forward passes (3.6 were measured), a size by its pixels.
     """
-    size = recipe.phases[-1].image_size
+    size = _last_size(model, recipe)
+    phases = recipe.phases or (Phase(0, recipe.epochs),)
     images = np.zeros((recipe.batch_size, size, size, model.input_shape[-1]), "float32")
     forward = tf.function(lambda x: model(x, training=False))
     seconds = []
@@ -297,15 +337,15 @@ def estimate(model, data, recipe):
         forward(images).numpy()
         seconds.append(time.perf_counter() - start)
     epochs = sum(
-        (phase.stop_epoch - phase.start_epoch) * (phase.image_size / size) ** 2
-        for phase in recipe.phases
+        (phase.stop_epoch - phase.start_epoch) * ((phase.image_size or size) / size) ** 2
+        for phase in phases
     )
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    whole = 3 * min(seconds) * epochs * data.train.steps(recipe.batch_size) / replicas
-    sizes = ", ".join(str(phase.image_size) for phase in recipe.phases)
+    whole = 4 * min(seconds) * epochs * data.train.steps(recipe.batch_size) / replicas
+    sizes = ", ".join(str(phase.image_size or size) for phase in phases)
     return (
         f"{recipe.epochs} epochs of {len(data.train)} pictures, batch {recipe.batch_size}, sizes "
-        f"{sizes}: about {max(1, round(whole / 60))} min of training here at most, by one batch of "
-        f"{size} pixels ({1000 * min(seconds):.0f} ms); the head before, validation and report come "
-        "on top."
+        f"{sizes}: about {max(1, round(whole / 60))} min of training here, less if it stops early, "
+        f"by one batch of {size} pixels ({1000 * min(seconds):.0f} ms); the head before, validation "
+        "and report come on top."
     )

@@ -8,8 +8,8 @@ import tempfile
 import keras
 import tensorflow as tf
 
+from keras_effv2 import weights
 from keras_effv2.layers import PACKAGE, replicas
-from keras_effv2.weights import unpack
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -157,7 +157,7 @@ def _resolve(handle, sha256, trust):
             raise FileNotFoundError(f"There is no SavedModel archive {handle}. Check the path.")
         if handle not in _unpacked:
             _unpacked[handle] = tempfile.TemporaryDirectory(prefix="keras_effv2_")
-            unpack(handle, _unpacked[handle].name)
+            weights.unpack(handle, _unpacked[handle].name)
         return _unpacked[handle].name
     if "/" not in handle or handle.startswith((".", "/")):
         raise FileNotFoundError(f"There is no SavedModel {handle}. Check the path.")
@@ -166,7 +166,7 @@ def _resolve(handle, sha256, trust):
             f"{handle} is remote, and a SavedModel is a program. Give its `sha256`, or pass "
             "trust=True if you trust whoever serves it."
         )
-    if os.environ.get("KERAS_EFFV2_OFFLINE", "") not in ("", "0"):
+    if weights.is_offline():
         raise OSError(f"{handle} is remote and KERAS_EFFV2_OFFLINE is set. Unset it.")
     try:
         import tensorflow_hub

@@ -631,7 +631,8 @@ class Pixels(keras.layers.Layer):
                 f"These weights were made for pixels={read['pixels']!r}, the model was built with "
                 f"pixels={self.pixels!r}. Build it with pixels={read['pixels']!r}."
             )
-        self.activation = read["activation"]
+        for key in ("image_size", "crop", "resize", "activation"):
+            setattr(self, key, read[key])
         self.class_names = tuple(read["class_names"]) if read["class_names"] else None
 
 
@@ -649,6 +650,44 @@ def walk(model):
         yield layer
         if isinstance(layer, keras.Model):
             yield from walk(layer)
+
+
+def side_of(model, image_size=None):
+    """The side in pixels of the square pictures that a model is given.
+
+    Args:
+        model: A `keras.Model` of pictures `(side, side, 3)`.
+        image_size: The side that is wished; None takes the model's: that of its input, else that of
+            its contract, else 224.
+
+    Raises:
+        ValueError: If the model does not take such pictures.
+    """
+    shape = tuple(model.inputs[0].shape)
+    if len(shape) != 4 or shape[-1] != 3 or shape[1] != shape[2]:
+        raise ValueError(
+            f"Model {model.name!r} takes inputs of shape {shape}; pictures here are squares of three "
+            "channels, (None, side, side, 3)."
+        )
+    if shape[1] is not None and image_size not in (None, shape[1]):
+        raise ValueError(
+            f"Model {model.name!r} takes pictures of {shape[1]} pixels alone. Received "
+            f"image_size={image_size}: leave it out, or build the model without `input_shape`."
+        )
+    pixels = find_pixels(model)
+    side = image_size or shape[1] or (pixels and pixels.image_size) or 224
+    if side % side_multiple(model):
+        raise ValueError(
+            f"Model {model.name!r} takes sides that are multiples of {side_multiple(model)} pixels. "
+            f"Received: {side}."
+        )
+    return side
+
+
+def side_multiple(model):
+    """What the side of a model's pictures has to be a multiple of: 32 with relative attention."""
+    attends = any(type(layer).__name__ == "RelativeAttention" for layer in walk(model))
+    return 32 if attends else 1
 
 
 # ------------------------------------------------------------------------- other views of a model
@@ -669,13 +708,16 @@ def dynamic_clone(model):
 
 def logits_of(model):
     """The model without its last activation, sharing its layers and weights."""
+    if not model.built:  # a Sequential of a backbone and a head
+        model.build((None, None, None, 3))
+    inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
     head = model.layers[-1]
     if isinstance(head, keras.layers.Dense):
         if head.activation is keras.activations.linear:
             return model
-        return keras.Model(model.input, _Logits(head)(head.input))
+        return keras.Model(inputs, _Logits(head)(head.input))
     if isinstance(head, (keras.layers.Activation, keras.layers.Softmax)):
-        return keras.Model(model.input, head.input)
+        return keras.Model(inputs, head.input)
     return model
 
 

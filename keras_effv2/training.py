@@ -278,9 +278,7 @@ class _Run:
                 f"{len(self.data.class_names)} classes. Build the model with "
                 f"classes={len(self.data.class_names)}."
             )
-        multiple = (
-            32 if any(type(x).__name__ == "RelativeAttention" for x in self.model.layers) else 1
-        )
+        multiple = layers.side_multiple(self.model)
         for phase in self.phases:
             size = self.image_size(phase)
             if size % multiple:
@@ -334,7 +332,7 @@ class _Run:
             if self.scaling:
                 gradients = self._without_overflow(gradients, finite)
             optimizer.apply(gradients, model.trainable_variables)
-            hits = tf.argmax(logits, 1) == tf.argmax(labels, 1)
+            hits = _hits(labels, logits)
             return tf.stack(
                 [
                     tf.reduce_sum(losses),
@@ -435,7 +433,7 @@ class _Run:
         def replica_step(images, labels, mask):
             logits = tf.cast(self.logits(images, training=False), tf.float32)
             losses = cross_entropy(labels, logits, self.recipe) * mask
-            hits = tf.cast(tf.argmax(logits, 1) == tf.argmax(labels, 1), tf.float32) * mask
+            hits = tf.cast(_hits(labels, logits), tf.float32) * mask
             return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(hits), tf.reduce_sum(mask)])
 
         def step(*batch):
@@ -729,8 +727,8 @@ class _Run:
         good = f"step {newest[1]['step']}" if newest else "none"
         raise FloatingPointError(
             f"The loss or its gradient is not finite at step {self.step}, epoch {self.epoch}, "
-            f"phase {phase}. Last good checkpoint: {good}. Lower the learning rate, clip "
-            "gradients, or train with rollback=True (--rollback)."
+            f"phase {phase}. Last good checkpoint: {good}. Lower the learning rate, clip gradients, "
+            "or call `train` with rollback=True (effv2 train --rollback)."
         )
 
     @contextlib.contextmanager
@@ -845,6 +843,12 @@ def cross_entropy(labels, logits, recipe):
     labels = labels / tf.maximum(tf.reduce_sum(labels, -1, keepdims=True), 1e-6)
     smooth = labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / classes
     return tf.nn.softmax_cross_entropy_with_logits(smooth, logits)
+
+
+def _hits(labels, logits):
+    """Whether the best class is the label, or the heaviest of mixed ones, or one of several."""
+    said = tf.gather(labels, tf.argmax(logits, 1), batch_dims=1)
+    return (said > 0) & (said >= tf.reduce_max(labels, 1))
 
 
 def _per_replica(batches, batch, context):

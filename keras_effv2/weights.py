@@ -153,6 +153,7 @@ class Checkpoint:
         pixels: The contract it was made for; None if the file does not say.
         activation: Activation its head was trained with; None if the file does not say.
         class_names: Names of its outputs, if known.
+        geometry: `image_size`, `crop` and `resize` of its pictures, as far as the file says.
     """
 
     tensors: dict
@@ -162,6 +163,7 @@ class Checkpoint:
     pixels: str | None = None
     activation: str | None = None
     class_names: tuple | None = None
+    geometry: dict = dataclasses.field(default_factory=dict)
 
 
 def open_checkpoint(model, weights, top=True):
@@ -333,8 +335,13 @@ def _read_keras3(layers, origin):
         pixels=contract.get("pixels"),
         activation=contract.get("activation"),
         class_names=tuple(contract["class_names"]) if contract.get("class_names") else None,
+        geometry=_geometry(contract),
     )
     return _with_classes(checkpoint)
+
+
+def _geometry(contract):
+    return {key: contract[key] for key in ("image_size", "crop", "resize") if contract.get(key)}
 
 
 def _read_keras_archive(path):
@@ -440,6 +447,7 @@ def _read_saved_model(path):
             pixels=card["pixels"],
             activation=card["activation"],
             class_names=tuple(card["class_names"]) if card["class_names"] else None,
+            geometry=_geometry(card),
         )
     )
 
@@ -451,7 +459,7 @@ def _resolve_hub(handle):
         raise ImportError(
             f"Loading hub:{handle} needs tensorflow_hub: pip install 'keras_effv2[hub]'."
         ) from None
-    if _offline():
+    if is_offline():
         raise OSError(f"hub:{handle} is remote and KERAS_EFFV2_OFFLINE is set. Unset it.")
     try:
         return tensorflow_hub.resolve(handle)
@@ -587,7 +595,8 @@ def home():
     return pathlib.Path(os.environ.get("KERAS_EFFV2_HOME") or default).expanduser()
 
 
-def _offline():
+def is_offline():
+    """Whether `KERAS_EFFV2_OFFLINE` forbids the network."""
     return os.environ.get("KERAS_EFFV2_OFFLINE", "") not in ("", "0")
 
 
@@ -621,7 +630,7 @@ def download(row, top=True):
         if expected is None and _pin(path).exists():
             expected = "sha256:" + _pin(path).read_text(encoding="ascii").strip()
         if not path.exists():
-            if _offline():
+            if is_offline():
                 raise OSError(
                     f"{path.name} is not in the cache {folder} and KERAS_EFFV2_OFFLINE is set. "
                     f"Unset it, or put the file from {remote} there."

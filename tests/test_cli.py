@@ -1,6 +1,7 @@
 """The command line as its user meets it: in order, then with everything wrong."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -72,6 +73,20 @@ def test_from_pictures_to_exports(folder, model_file, tmp_path, capsys):
     code, out, err = run(capsys, "evaluate", trained, flags[0], "--format=json")
     assert code == 0 and json.loads(out)["top1"] == summary["top1"], err
 
+    # of another folder all is judged, of its own what was held out
+    for data, images in ((folder / "train", 48), (folder, 10)):
+        code, out, err = run(capsys, "evaluate", trained, f"--data={data}", "--format=json")
+        assert code == 0 and json.loads(out)["images"] == images, err
+    shutil.copytree(folder / "train", tmp_path / "whole")
+    code, out, err = run(
+        capsys,
+        *("train", f"--data={tmp_path}/whole", flags[1], "--recipe=finetune"),
+        *("--recipe.epochs=1", "--recipe.batch_size=8", f"--workdir={tmp_path}/part"),
+    )
+    part = f"--model_file={tmp_path}/part/model.keras"
+    code, out, err = run(capsys, "evaluate", part, f"--data={tmp_path}/whole", "--format=json")
+    assert code == 0 and json.loads(out)["split"] == "test" and json.loads(out)["images"] < 12, err
+
     photo = folder / "val" / "red" / "0.png"
     code, out, err = run(capsys, "predict", photo, trained, "--format=json", "--top=2")
     assert code == 0, err
@@ -92,7 +107,7 @@ def test_from_pictures_to_exports(folder, model_file, tmp_path, capsys):
             trained,
             f"--format={form}",
             f"--output={output}",
-            f"--images={folder}/val",
+            *([] if form == "hub" else [f"--images={folder}/val"]),
         )
         assert code == 0 and output.exists(), err
 
@@ -168,6 +183,24 @@ def test_what_effv2_says_of_itself(capsys):
             "No data set 'cifar': give 'digits', 'folder:PATH'",
         ),
         ("finetune --data=digits", 2, "--workdir is missing"),
+        (
+            "finetune --data=digits --workdir={work} --flip false",
+            2,
+            "'false' belongs to no flag; write --flag=value, and --noflag for no",
+        ),
+        ("finetune --data=digits --workdir={work} --image_size=-5", 2, "--image_size=-5"),
+        ("finetune --data=digits --workdir={work} --epochs=0", 2, "--epochs=0"),
+        ("evaluate --model_file={model} --data=digits more", 2, "'more' belongs to no flag"),
+        (
+            "export --model_file={model} --output={work} --quantize=int8",
+            2,
+            "--quantize goes with --format=tflite; received --format=hub",
+        ),
+        (
+            "export --model_file={model} --output={work} --format=onnx --images={empty}",
+            2,
+            "holds no pictures",
+        ),
         ("evaluate --model_file={model} --data=digits", 1, "does not know the class"),
         ("export --model_file={model}", 2, "--output is missing"),
         ("export --model_file={model} --output={work} --publish=hf", 2, "--publish needs --handle"),
@@ -182,6 +215,7 @@ def test_misuse_gets_a_sentence(command, code, message, folder, model_file, tmp_
         "photo": folder / "val" / "red" / "0.png",
         "model": model_file,
         "work": tmp_path / "work",
+        "empty": tmp_path,
     }
     got, out, err = run(capsys, *command.format(**places).split())
     assert got == code, err

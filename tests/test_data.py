@@ -271,9 +271,28 @@ def test_a_class_may_be_called_train(tmp_path):
     assert sum(map(len, (loaded.train, loaded.validation, loaded.test))) == 30
 
 
-@pytest.mark.parametrize("part", (0, 0.5, -1))
+def test_without_a_part_nothing_is_split_off(tmp_path):
+    fill(tmp_path / "whole", count=2)
+    whole = data.load(str(tmp_path / "whole"), validation=0)
+    assert len(whole.train) == 4 and whole.validation is None and whole.test is None
+    fill(tmp_path / "split" / "train", count=1)
+    fill(tmp_path / "split" / "val", count=2, first=100)
+    split = data.load(str(tmp_path / "split"), validation=0)
+    assert len(split.train) == 2 and split.validation is None and len(split.test) == 4
+    digits = data.load("digits", validation=0)
+    assert len(digits.train) == 1797 and digits.validation is digits.test is None
+
+
+def test_names_that_are_not_utf_8_are_told(tmp_path):
+    fill(tmp_path, count=4)
+    os.rename(tmp_path / "cat" / "000.png", os.fsencode(tmp_path / "cat") + b"/caf\xe9.png")
+    with pytest.raises(ValueError, match=r"not UTF-8: b'.*caf\\xe9.png'. Rename it"):
+        data.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("part", (0.5, -1))
 def test_validation_is_a_part(part):
-    with pytest.raises(ValueError, match=rf"`validation` is a part in \(0, 0.5\).*{part}"):
+    with pytest.raises(ValueError, match=rf"`validation` is a part in \[0, 0.5\).*{part}"):
         data.load("digits", validation=part)
 
 

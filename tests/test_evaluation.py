@@ -5,10 +5,12 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import build_convnet, tiny_data
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
 from keras_effv2 import evaluation, layers
+from keras_effv2.data import Data, Split
 
 
 @pytest.fixture
@@ -70,13 +72,106 @@ def test_classes_meet_by_name(model):
     layers.find_pixels(model).class_names = names
     judged = evaluation.evaluate(model, data, image_size=32)
     scores = model.predict(data.validation.pictures.astype("float32"), verbose=0)
-    order = [names.index(name) for name in data.class_names]
-    np.testing.assert_allclose(judged.probabilities, scores[:, order], atol=1e-5)
+    np.testing.assert_allclose(judged.probabilities, scores, atol=1e-5)
+    order = np.array([names.index(name) for name in data.class_names])
+    assert judged.class_names == names
+    np.testing.assert_array_equal(judged.labels, order[data.validation.labels])
     layers.find_pixels(model).class_names = ("a", "b", "c", "d")
     with pytest.raises(ValueError, match="does not know the class 'red'. Its classes: a, b"):
         evaluation.evaluate(model, data, image_size=32)
-    with pytest.raises(ValueError, match="no split 'test'. Splits: train, validation"):
+    with pytest.raises(ValueError, match="no split 'test'. Splits: validation, train"):
         evaluation.evaluate(model, data, split="test")
+
+
+def saying(name):
+    """A model that always says one of four colours."""
+    model = build_convnet()
+    layers.find_pixels(model).class_names = names = tiny_data().class_names
+    kernel, bias = model.get_layer("predictions").get_weights()
+    model.get_layer("predictions").set_weights([kernel * 0, 9.0 * (np.array(names) == name)])
+    return model
+
+
+def test_classes_without_pictures_can_be_said_all_the_same(tmp_path):
+    """Two of the model's four classes have pictures: a model that says a third is always wrong."""
+    whole = tiny_data().validation
+    keep = np.isin(whole.labels, (0, 1))
+    some = Data(
+        "two", ("red", "green"), Split(("red", "green"), whole.labels[keep], whole.pictures[keep])
+    )
+    judged = evaluation.evaluate(saying("grey"), some, tmp_path, image_size=32)
+    assert judged.split == "all" and judged.top1 == 0 and judged.images == keep.sum()
+    assert judged.confusion[:, 3].sum() == keep.sum()
+    assert evaluation.evaluate(saying("red"), some, image_size=32).top1 == pytest.approx(
+        (whole.labels[keep] == 0).mean()
+    )
+    page = (tmp_path / "report.html").read_text()
+    assert "<td>red</td>" in page and "<td>grey</td>" not in page
+
+
+class TwoLabels(Split):
+    """Every picture has its own label and `blue`; the last has none."""
+
+    def eval_batches(self, **settings):
+        def more(images, targets, mask):
+            return images, tf.maximum(targets, tf.one_hot(2, 4)), mask
+
+        batches = super().eval_batches(**{**settings, "batch_size": len(self)})
+        last = tf.one_hot(len(self) - 1, len(self))[:, None]
+        return batches.map(more).map(lambda x, y, mask: (x, y * (1 - last), mask))
+
+
+def test_any_of_several_labels_is_a_hit(caplog, tmp_path):
+    split = tiny_data().validation
+    data = Data(
+        "two", split.class_names, TwoLabels(split.class_names, split.labels, split.pictures)
+    )
+    judged = evaluation.evaluate(saying("blue"), data, image_size=32)
+    assert judged.top1 == 1.0 and judged.images == len(split) - 1
+    assert "1 pictures without a label are not counted" in caplog.text
+    judged = evaluation.evaluate(saying("red"), data, image_size=32)
+    assert judged.top1 == pytest.approx((split.labels[:-1] == 0).mean())
+
+
+def test_sizes_and_channels_are_the_models():
+    fixed = keras.Sequential(
+        [keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(4)]
+    )
+    assert evaluation.evaluate(fixed, tiny_data()).images == 10
+    with pytest.raises(ValueError, match="takes pictures of 32 pixels alone.*image_size=64"):
+        evaluation.evaluate(fixed, tiny_data(), image_size=64)
+    grey = keras.Sequential(
+        [keras.Input((32, 32, 1)), keras.layers.Flatten(), keras.layers.Dense(4)]
+    )
+    with pytest.raises(ValueError, match=r"inputs of shape \(None, 32, 32, 1\).*three channels"):
+        evaluation.evaluate(grey, tiny_data())
+
+
+def test_relative_attention_takes_multiples_of_32(tiny_coatnet):
+    with pytest.raises(ValueError, match="multiples of 32 pixels. Received: 100"):
+        evaluation.evaluate(tiny_coatnet(classes=4), tiny_data(), image_size=100)
+
+
+def test_a_report_of_any_model_and_any_names(tmp_path, recwarn, caplog):
+    names = ("$50_$100", "<b>bold</b>", "a & b", "\u82b1")
+    whole = tiny_data()
+    data = Data(
+        "odd", names, *(Split(names, s.labels, s.pictures) for s in (whole.train, whole.validation))
+    )
+    backbone = keras.Model(*(lambda m: (m.input, m.layers[-2].output))(build_convnet()))
+    model = keras.Sequential([backbone, keras.layers.Dense(4, activation="softmax")])
+    judged = evaluation.evaluate(model, data, tmp_path / "report", image_size=32)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "&lt;b&gt;bold&lt;/b&gt;" in page and "$50_$100" in page and "<b>bold" not in page
+    assert "no Grad-CAM" in caplog.text and judged.images == 10
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(model, tmp_path, monkeypatch):
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setattr(Split, "eval_batches", None)
+    with pytest.raises(NotADirectoryError, match="needs a folder.*taken is a file"):
+        evaluation.evaluate(model, tiny_data(), tmp_path / "taken")
 
 
 def test_pixels_from_0_to_1_are_noticed(caplog):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shutil
 import signal
 import time
 
@@ -14,7 +15,8 @@ from conftest import mirrored, tiny_data, tiny_efficientnet_row
 from sklearn.linear_model import LogisticRegression
 
 import keras_effv2 as kev
-from keras_effv2 import cli, data, finetuning, models, training
+from keras_effv2 import cli, data, finetuning, models, recipes, training
+from keras_effv2.data import Split
 from keras_effv2.models import efficientnet_v2
 
 
@@ -107,7 +109,7 @@ def test_pictures_are_scaled_to_a_sensible_size_on_processors(side, size):
 
 
 def test_the_estimate_is_of_this_machine():
-    """A forward pass that sleeps 0.2 s: 3 x 0.2 s, 50 steps, 2 epochs at half the side and 2 at it."""
+    """A forward pass that sleeps 0.2 s: 4 x 0.2 s, 50 steps, 2 epochs at half the side and 2 at it."""
 
     class Sleep(keras.layers.Layer):
         def call(self, inputs):
@@ -122,9 +124,17 @@ def test_the_estimate_is_of_this_machine():
         phases=kev.ramp(4, 2, image_size=(32, 64)),
     )
     text = finetuning.estimate(model, tiny_data(count=100), recipe)
-    minutes = 3 * 0.2 * 50 * (2 * 0.25 + 2) / 60
+    minutes = 4 * 0.2 * 50 * (2 * 0.25 + 2) / 60
     assert "4 epochs of 100 pictures, batch 2, sizes 32, 64" in text
     assert f"about {round(minutes)} min" in text and "64 pixels (20" in text
+
+
+class TwoLabels(Split):
+    """Every picture is blue, too."""
+
+    def eval_batches(self, **settings):
+        batches = super().eval_batches(**settings)
+        return batches.map(lambda x, y, mask: (x, tf.maximum(y, tf.one_hot(2, 4)), mask))
 
 
 @pytest.fixture
@@ -161,6 +171,52 @@ def test_the_whole_way(start, tmp_path):
         )
     with pytest.raises(ValueError, match="no model 'B0'. Models: EfficientNetV2B0"):
         finetuning.finetune("B0", colours, tmp_path / "other")
+    # the run is begun anew in the same folder: its export is that of the new network
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    _, other = finetuning.finetune(
+        "EfficientNetV2B0", colours, tmp_path / "run", **{**options, "epochs": 1}
+    )
+    served = tf.saved_model.load(str(tmp_path / "run" / "hub"))
+    logits = served(pictures / 255, training=False).numpy()
+    np.testing.assert_allclose(tf.nn.softmax(logits), other.probabilities, atol=1e-4)
+
+
+def test_own_recipes(start, tmp_path):
+    """Those without phases too; what a recipe says is not said twice."""
+    recipe = recipes.Recipe("own", "tests", 1, 8, 1e-3, crop_area=(0.9, 1.0))
+    recipe = dataclasses.replace(recipe, phases=(), eval_size=32)
+    options = {"weights": start[1], "hub": False, "recipe": recipe}
+    result, judged = finetuning.finetune(
+        "EfficientNetV2B0", tiny_data(), tmp_path / "run", **options
+    )
+    assert result.steps == 6 and judged.images == 10
+    with pytest.raises(ValueError, match="says epochs, sizes, batch and flip itself"):
+        finetuning.finetune("EfficientNetV2B0", tiny_data(), tmp_path, epochs=3, **options)
+
+
+def test_random_weights_are_told(start, tmp_path, caplog, monkeypatch):
+    said = []
+    monkeypatch.setattr(finetuning.logging, "info", lambda text, *values: said.append(text % values))
+    options = {"weights": None, "epochs": 1, "image_size": 32, "hub": False}
+    finetuning.finetune("EfficientNetV2B0", tiny_data(), tmp_path / "run", **options)
+    assert any("min of training here" in text for text in said)
+    assert "starts from random weights" in caplog.text
+    assert "None were ever released" not in caplog.text
+
+
+def test_several_labels_are_refused(start, tmp_path):
+    colours = tiny_data()
+    train = TwoLabels(colours.class_names, colours.train.labels, colours.train.pictures)
+    colours = dataclasses.replace(colours, train=train)
+    with pytest.raises(ValueError, match="one label a picture; here one has 2.*loss='sigmoid'"):
+        finetuning.finetune(
+            "EfficientNetV2B0", colours, tmp_path / "run", weights=start[1], image_size=32
+        )
+
+
+def test_sizes_are_checked():
+    with pytest.raises(ValueError, match="`image_size` is at least 32. Received: -5"):
+        finetuning.plan("EfficientNetV2B0", 100, image_size=-5)
 
 
 def test_interrupted_it_goes_on_without_solving_the_head_again(start, tmp_path, monkeypatch):

@@ -152,8 +152,10 @@ def build(
             fresh_head=fresh_head,
             unused="any" if features else "none" if include_top else "head",
         )
-        if checkpoint.class_names and not fresh_head:
-            contract.class_names = tuple(checkpoint.class_names)
+        if not fresh_head:
+            contract.class_names = checkpoint.class_names or contract.class_names
+            for key, value in checkpoint.geometry.items():
+                setattr(contract, key, value)
         if include_top and fresh_head:
             logging.warning(
                 "%s: the head for %d classes is new and has to be trained; %s has %s.",
