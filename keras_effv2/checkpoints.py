@@ -68,8 +68,9 @@ def save(folder, step, arrays, meta):
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(".*"):  # of a process that was killed while writing
-        stale.unlink()
+    for stale in folder.glob(".step-*"):  # of a process that was killed while writing
+        with contextlib.suppress(OSError):
+            stale.unlink()
     body = io.BytesIO()
     np.savez(body, __meta__=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
     body = body.getbuffer()

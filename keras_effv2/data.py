@@ -7,25 +7,28 @@ came before, and evaluation batches in which every picture counts once.
 
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import io
+import json
 import os
 import re
 import tempfile
 
 import numpy as np
 import tensorflow as tf
+import tqdm
 from absl import logging
 
 from keras_effv2 import augment as augmentation
-from keras_effv2 import imagenet, weights
+from keras_effv2 import checkpoints, imagenet, weights
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 DIGITS_SIZE = 8
 
-# Above this many files contents are not hashed, and only those that look damaged are decoded.
+# Above this many files contents are not hashed, and what is damaged is remembered.
 MANY = 100_000
 IN_MEMORY = 4 * 2**30  # bytes of a TFDS split that is read at once
 
@@ -162,7 +165,8 @@ class Split:
             skip: Batches to leave out at the start; they are not decoded.
             augment: An `Augment`, default `Augment()`.
             shard: `(index, count)`: this pipeline's part of global batches of
-                `count * batch_size` pictures; the global batches do not depend on `count`.
+                `count * batch_size` pictures; which pictures a global batch has does not depend on
+                `count`. Mixup and CutMix mix within a part.
             drop_remainder: Whether to leave out an incomplete last batch.
 
         Returns:
@@ -179,7 +183,7 @@ class Split:
             own = np.concatenate([own, order[steps * whole :]])
         seed = seed & 0x7FFFFFFF
         key = _int32(seed * 1000003 + epoch)
-        mix_key = _int32(seed ^ 0x5DEECE6), _int32(epoch * 1000003)
+        mix_key = _int32((seed ^ 0x5DEECE6) + 7919 * index), _int32(epoch * 1000003)
 
         def picture(i, raw, target):
             own_seed = tf.stack([key, tf.cast(i, tf.int32)])
@@ -248,10 +252,16 @@ class Split:
             sides.append(min(image.shape[:2]))
         return int(np.median(sides))
 
+    @functools.cached_property
+    def _tensor(self):
+        """The pictures or their names, once for all pipelines, in the memory of the host."""
+        with tf.init_scope(), tf.device("CPU:0"):
+            return tf.constant(self.pictures)
+
     def _raw(self, order):
         """Index, undecoded picture and one-hot label, in the given order."""
         stream = tf.data.Dataset.from_tensor_slices((order, self.labels[order]))
-        pictures, classes = tf.constant(self.pictures), len(self.class_names)
+        pictures, classes = self._tensor, len(self.class_names)
         in_memory = isinstance(self.pictures, np.ndarray)
 
         def read(i, label):
@@ -394,8 +404,9 @@ def _folder(path, validation, seed, strict):
         whole = _read_classes(path, None, strict, least=3 if validation else 1)
         if not validation:
             return Data(f"folder:{path}", whole.class_names, whole)
-        train, held = _carve_contents(whole, validation, seed)
-        train, test = _carve_contents(train, validation / (1 - validation), seed + 1)
+        identify = _identity(path, [whole])
+        train, held = _carve_files(whole, validation, seed, identify)
+        train, test = _carve_files(train, validation / (1 - validation), seed + 1, identify)
         return Data(f"folder:{path}", whole.class_names, train, held, test)
     folder = tf.io.gfile.join(path, found["train"])
     # where validation is not given, it is split off
@@ -408,10 +419,19 @@ def _folder(path, validation, seed, strict):
             splits[split] = _read_classes(folder, names, strict, least=1)
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")  # looked at once, so it must not stop training
+    identify = _identity(path, splits.values())
     if "validation" not in splits and validation:
-        splits["train"], splits["validation"] = _carve_contents(splits["train"], validation, seed)
-    _warn_of_duplicates(splits)
+        splits["train"], splits["validation"] = _carve_files(
+            splits["train"], validation, seed, identify
+        )
+    _warn_of_duplicates(splits, identify)
     return Data(f"folder:{path}", names, **splits)
+
+
+def _identity(root, splits):
+    """The function that tells whether files are the same picture."""
+    many = sum(map(len, splits)) > MANY
+    return functools.cache(_name_below(root) if many else _content_of)
 
 
 def _read_classes(path, class_names, strict, least):
@@ -506,26 +526,47 @@ def _pictures_below(folder):
 
 
 def _damaged(files):
-    """Those of the files that cannot be used as pictures."""
-    check = _looks_whole if len(files) > MANY else _is_whole
+    """Those of the files that cannot be used as pictures; of very many, found once and kept."""
     with concurrent.futures.ThreadPoolExecutor(4 * (os.cpu_count() or 1)) as threads:
-        return {
-            file for file, good in zip(files, threads.map(check, files), strict=True) if not good
-        }
-
-
-def _looks_whole(path):
-    """`_is_whole` for very many files: one that begins and ends as it should is not decoded."""
+        if len(files) <= MANY:
+            return _unusable(files, threads)
+        kept = weights.home() / "checked" / f"{_state_of(files, threads)}.json"
+        if kept.exists():
+            return set(json.loads(kept.read_text(encoding="utf-8")))
+        logging.info("Reading %d pictures once; which are damaged is kept in %s.", len(files), kept)
+        damaged = _unusable(files, threads)
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            head = file.read(8)
-            file.seek(max(0, file.size() - 8))
-            tail = file.read()
-    except tf.errors.OpError:
-        return False
-    jpeg = head.startswith(b"\xff\xd8\xff") and tail.endswith(b"\xff\xd9")
-    png = head == b"\x89PNG\r\n\x1a\n" and tail == b"IEND\xaeB`\x82"
-    return jpeg or png or _is_whole(path)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_whole(kept, json.dumps(sorted(damaged)))
+    except OSError as error:
+        logging.warning("Which pictures are damaged cannot be kept: %s", error)
+    return damaged
+
+
+def _unusable(files, threads):
+    bad = set()
+    for start in tqdm.trange(0, len(files), 1000, desc="checking pictures", delay=5, disable=None):
+        part = files[start : start + 1000]
+        bad |= {f for f, good in zip(part, threads.map(_is_whole, part), strict=True) if not good}
+    return bad
+
+
+def _state_of(files, threads):
+    """A hash that changes when a file does."""
+    digest = hashlib.sha256()
+    for start in range(0, len(files), 1000):
+        part = files[start : start + 1000]
+        for file, state in zip(part, threads.map(_stat, part), strict=True):
+            digest.update(f"{file}\0{state}\0".encode())
+    return digest.hexdigest()[:32]
+
+
+def _stat(file):
+    try:
+        state = tf.io.gfile.stat(file)
+        return state.length, state.mtime_nsec
+    except tf.errors.OpError:  # a link to nowhere
+        return None
 
 
 def _is_whole(path):
@@ -547,42 +588,45 @@ def _is_whole(path):
         return False
 
 
-def _contents(split):
-    """sha256 of every file, for telling duplicates; of its name where there are very many."""
-    if len(split) > MANY:
-        return [hashlib.sha256(name.encode()).hexdigest() for name in split.pictures]
-    hashes = []
-    for name in split.pictures:
-        with tf.io.gfile.GFile(name, "rb") as file:
-            hashes.append(hashlib.sha256(file.read()).hexdigest())
-    return hashes
+def _content_of(file):
+    """Tells equal pictures, wherever they lie."""
+    with tf.io.gfile.GFile(file, "rb") as content:
+        return hashlib.sha256(content.read()).hexdigest()
 
 
-def _carve_contents(split, part, seed):
-    """Splits off `part` of every class; equal files stay together."""
-    hashes = np.array([hashlib.sha256(f"{seed}{h}".encode()).hexdigest() for h in _contents(split)])
-    held = np.zeros(len(split), bool)
-    classes = [split.labels == label for label in range(len(split.class_names))]
-    for own in classes:
-        distinct = np.unique(hashes[own])
-        count = min(max(1, round(part * len(distinct))), len(distinct) - 1)
-        free = np.unique(hashes[own & ~held])
-        more = count - (len(distinct) - len(free))  # copies in other classes may be held already
-        held |= np.isin(hashes, free[: max(0, more)])
+def _name_below(root):
+    """Tells pictures by their names, for too many to be read; wherever `root` is mounted."""
+    return lambda file: hashlib.sha256(file.removeprefix(root).lstrip("/").encode()).hexdigest()
+
+
+def _carve_files(split, part, seed, identify):
+    """Splits off `part` of every class; files of one identity stay together."""
+    digests = [hashlib.sha256(f"{seed}{identify(f)}".encode()).hexdigest() for f in split.pictures]
+    distinct, pictures = np.unique(np.array(digests, "S64"), return_inverse=True)
+    held = np.zeros(len(distinct), bool)
+    order = np.argsort(split.labels, kind="stable")
+    ends = np.searchsorted(split.labels[order], np.arange(1, len(split.class_names)))
+    classes = [pictures[own] for own in np.split(order, ends)]
+    for own in map(np.unique, classes):
+        count = min(max(1, round(part * len(own))), len(own) - 1)
+        free = own[~held[own]]
+        more = count - (len(own) - len(free))  # copies in other classes may be held already
+        held[free[: max(0, more)]] = True
     for own, name in zip(classes, split.class_names, strict=True):
-        if not (own & held).any() or not (own & ~held).any():
+        if held[own].all() or not held[own].any():
             raise ValueError(
                 f"Class {name!r} has too few different pictures to hold some out; copies stay "
                 "together. Add pictures."
             )
+    held = held[pictures]
     return split.select(np.flatnonzero(~held)), split.select(np.flatnonzero(held))
 
 
-def _warn_of_duplicates(splits):
+def _warn_of_duplicates(splits, identify):
     seen = {}
     for name, split in splits.items():
-        for file, content in zip(split.pictures, _contents(split), strict=True):
-            other = seen.setdefault(content, (name, file))
+        for file in split.pictures:
+            other = seen.setdefault(identify(file), (name, file))
             if other[0] != name:
                 logging.warning(
                     "%s (%s) and %s (%s) are the same picture: results on it mean little.",
@@ -627,7 +671,9 @@ def _cars(path, validation, seed, strict):
         labels = [int(rows[i]["class"]) - 1 for i in good]
         splits[part] = Split(names, labels, [files[i] for i in good], bad)
     if validation:
-        splits["train"], splits["validation"] = _carve_contents(splits["train"], validation, seed)
+        splits["train"], splits["validation"] = _carve_files(
+            splits["train"], validation, seed, _content_of
+        )
     return Data(f"cars:{path}", names, **splits)
 
 

@@ -718,7 +718,27 @@ def logits_of(model):
         return keras.Model(inputs, _Logits(head)(head.input))
     if isinstance(head, (keras.layers.Activation, keras.layers.Softmax)):
         return keras.Model(inputs, head.input)
+    if isinstance(head, keras.Model):  # a head that is a model of its own
+        return _with_head(model, head, logits_of(head))
     return model
+
+
+def _with_head(model, head, other):
+    """The model with another last layer."""
+    if other is head:
+        return model
+    if isinstance(model, keras.Sequential):
+        x = model.inputs[0]
+        for layer in model.layers[:-1]:
+            x = layer(x)
+        return keras.Model(model.inputs[0], other(x))
+    return keras.models.clone_model(
+        model,
+        clone_function=lambda layer: layer,
+        call_function=lambda layer, *args, **options: (other if layer is head else layer)(
+            *args, **options
+        ),
+    )
 
 
 class _Logits(keras.layers.Layer):

@@ -217,7 +217,8 @@ class ProgressiveLearning(keras.callbacks.Callback):
 
         Args:
             images_and_labels: A training split of `keras_effv2.data`, or `(images, labels)`:
-                uint8 `(n, h, w, 3)` and integers `(n,)`.
+                uint8 `(n, h, w, 3)` and integers `(n,)`. Phases that do not schedule the image
+                size take that of the pictures, `min(h, w)`.
             batch_size: Images a step, for phases that do not schedule it.
             augment: An `Augment` of what the phases do not schedule: crops, flip, erasing.
 
@@ -238,15 +239,18 @@ class ProgressiveLearning(keras.callbacks.Callback):
         split = images_and_labels
         if not isinstance(split, Split):
             images, labels = (np.asarray(array) for array in split)
-            if images.dtype != np.uint8 or images.ndim != 4 or labels.size != len(images):
+            if images.dtype != np.uint8 or images.shape[3:] != (3,) or labels.size != len(images):
                 raise ValueError(
-                    "Training takes pixels 0..255, uint8 (n, height, width, channels), and one "
+                    "Training takes pixels 0..255, uint8 (n, height, width, 3), and one "
                     f"integer a picture. Received: {images.dtype} {images.shape} and labels "
                     f"{labels.shape}. Scale pictures in 0..1 by 255 and cast them."
                 )
             names = [str(i) for i in range(int(labels.max()) + 1)]
             split = Split(names, labels.reshape(-1), images)
         self._has_data = True
+        side = None
+        if any(phase.image_size is None for phase in self.phases):
+            side = split.typical_side()
         sizes = {phase.batch_size or batch_size for phase in self.phases}
         steps = {split.steps(size) for size in sizes}
         if len(steps) > 1:
@@ -260,7 +264,7 @@ class ProgressiveLearning(keras.callbacks.Callback):
             phase = phase_at(self.phases, self.epoch)
             return iter(
                 split.train_batches(
-                    image_size=phase.image_size or 224,
+                    image_size=phase.image_size or side,
                     batch_size=phase.batch_size or batch_size,
                     seed=self.seed,
                     epoch=self.epoch,

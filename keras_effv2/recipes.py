@@ -261,6 +261,7 @@ def _imagenet21k(model):
         warmup_epochs=1,
         label_smoothing=0.0,
         loss="softmax",
+        crop="automl",  # as google/automl evaluates below 320 pixels
         phases=(Phase(0, 60, image_size=224, dropout=0.0, drop_path=0.0),),
     )
 
@@ -415,7 +416,7 @@ RECIPES = {
     "jft-ft1k": _jft_ft1k,
     "cifar10": _transfer(104),  # 97 steps an epoch of 50,000 images
     "cifar100": _transfer(104),
-    "flowers": _transfer(3334),  # 3 of 2,040
+    "flowers": _transfer(3334),  # 3 of 2,040, TFDS' train and validation
     "cars": _transfer(667),  # 15 of 8,144
     "finetune": _finetune,
     "digits": _digits,

@@ -91,7 +91,7 @@ def train(
         remat: Whether each block's activations are recomputed in the backward pass instead of kept:
             less memory, about a third more time, the same gradients.
         rollback: After a loss that is not finite: whether to go back to the last good checkpoint
-            and leave out the step that broke, up to three times, instead of raising.
+            and leave out the call of steps that broke, up to three times, instead of raising.
         progress: Whether to show a progress bar on stderr.
 
     Returns:
@@ -159,9 +159,8 @@ def is_chief(strategy):
     resolver = getattr(strategy, "cluster_resolver", None)
     if resolver is None or not resolver.task_type:
         return True
-    return resolver.task_type == "chief" or (
-        resolver.task_type == "worker" and resolver.task_id == 0
-    )
+    chief = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
+    return resolver.task_type == chief and resolver.task_id == 0
 
 
 def _is_late(strategy):
@@ -600,7 +599,8 @@ class _Run:
         """Whether a callback, or `patience`, ends the training before its last epoch."""
         losses = [row["val_loss"] for row in self.history if "val_loss" in row]
         patience = self.recipe.patience
-        stale = bool(losses) and len(losses) - 1 - int(np.argmin(losses)) >= patience > 0
+        losses = np.nan_to_num(losses, nan=np.inf)
+        stale = len(losses) > 0 and len(losses) - 1 - int(np.argmin(losses)) >= patience > 0
         return stale or self.model.stop_training
 
     def _epoch(self, log, board, terminator, progress):
@@ -761,7 +761,8 @@ class _Run:
 
     def _record(self, board, row):
         table = io.StringIO()
-        writer = csv.DictWriter(table, list(self.history[0]), lineterminator="\n")
+        columns = dict.fromkeys(key for row in self.history for key in row)
+        writer = csv.DictWriter(table, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.history)
         checkpoints.write_whole(self.workdir / "metrics.csv", table.getvalue())
@@ -797,7 +798,7 @@ class _Run:
     def _write_results(self):
         temporary = self.workdir / f".{os.getpid()}.keras"
         # a copy that is not compiled: the optimizer's state is the checkpoints' business
-        model = type(self.model).from_config(self.model.get_config())
+        model = keras.models.clone_model(self.model)
         model.set_weights(self.model.get_weights())
         try:
             model.save(temporary)

@@ -177,18 +177,58 @@ def test_damaged_pictures_are_skipped_counted_and_named(tmp_path, caplog):
     assert sum(len(images) for images, _ in batches) == len(loaded.train) // 2 * 2
 
 
-def test_of_very_many_pictures_only_those_that_look_damaged_are_decoded(tmp_path, monkeypatch):
-    decoded = []
-    is_whole = data._is_whole
+def test_of_very_many_pictures_the_damaged_are_remembered(tmp_path, monkeypatch):
+    """They are read again when a file has changed."""
+    monkeypatch.setenv("KERAS_EFFV2_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(data, "MANY", 5)
-    monkeypatch.setattr(data, "_is_whole", lambda path: decoded.append(path) or is_whole(path))
-    root = damaged(tmp_path)
-    (root / "dog" / "padded.jpg").write_bytes(encoded(noise(8), "JPEG") + b"\0\0")
-    loaded = data.load(str(root))
-    names = ["empty.png", "half.jpg", "text.jpeg"]
-    assert sorted(pathlib.Path(name).name for name in loaded.train.skipped) == names
-    assert sorted(pathlib.Path(name).name for name in decoded) == sorted([*names, "padded.jpg"])
-    assert sum(map(len, splits_of(loaded))) == 13
+    root = damaged(tmp_path / "photos")
+    read = []
+    is_whole = data._is_whole
+    monkeypatch.setattr(data, "_is_whole", lambda file: read.append(file) or is_whole(file))
+    names = {"empty.png", "half.jpg", "text.jpeg"}
+    for _ in range(2):
+        skipped = data.load(str(root)).train.skipped
+        assert {pathlib.Path(name).name for name in skipped} == names
+    assert len(read) == 15
+    (root / "cat" / "half.jpg").write_bytes(encoded(noise(7), "JPEG"))
+    skipped = data.load(str(root)).train.skipped
+    assert {pathlib.Path(name).name for name in skipped} == names - {"half.jpg"}
+    assert len(read) == 30
+
+
+def test_very_many_pictures_are_split_alike_wherever_they_lie(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_EFFV2_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(data, "MANY", 5)
+    here = fill(tmp_path / "here", count=20)
+    shutil.copytree(here, tmp_path / "far" / "away")
+    monkeypatch.chdir(tmp_path)
+    for other in ("here", f"{here}/", str(tmp_path / "far" / "away")):
+        pairs = zip(
+            splits_of(data.load(f"folder:{here}")), splits_of(data.load(other)), strict=True
+        )
+        for one, same in pairs:
+            assert list(map(os.path.basename, one.pictures)) == list(
+                map(os.path.basename, same.pictures)
+            )
+
+
+def test_pipelines_share_the_pictures():
+    """A copy for every epoch would pile up."""
+    split = numbered(12)
+    split.train_batches(image_size=4, batch_size=4)
+    first = split._tensor
+    split.train_batches(image_size=4, batch_size=4, epoch=1)
+    assert split._tensor is first
+
+
+def test_shards_mix_with_shares_of_their_own():
+    split, mixed = numbered(64), Augment(mixup=0.5, flip=False, crop_area=(1.0, 1.0))
+    settings = {"image_size": 4, "batch_size": 16, "augment": mixed}
+    shares = [
+        [labels.numpy().max(1) for _, labels in split.train_batches(shard=(i, 2), **settings)][0]
+        for i in range(2)
+    ]
+    assert not np.allclose(*(np.sort(share) for share in shares))
 
 
 def test_strict_fails_on_the_first_damaged_picture(tmp_path):

@@ -196,7 +196,9 @@ def test_own_recipes(start, tmp_path):
 
 def test_random_weights_are_told(start, tmp_path, caplog, monkeypatch):
     said = []
-    monkeypatch.setattr(finetuning.logging, "info", lambda text, *values: said.append(text % values))
+    monkeypatch.setattr(
+        finetuning.logging, "info", lambda text, *values: said.append(text % values)
+    )
     options = {"weights": None, "epochs": 1, "image_size": 32, "hub": False}
     finetuning.finetune("EfficientNetV2B0", tiny_data(), tmp_path / "run", **options)
     assert any("min of training here" in text for text in said)

@@ -226,3 +226,19 @@ def test_silu_and_its_derivatives(dtype, tolerance):
     for ours, right in zip((y, slope, second.gradient(slope, x)), wanted, strict=True):
         ours = np.asarray(tf.cast(ours, tf.float64))
         np.testing.assert_allclose(ours, right, atol=tolerance * max(1, np.abs(right).max()))
+
+
+@pytest.mark.parametrize("outer", ["functional", "sequential"])
+def test_logits_of_a_head_that_is_a_model(outer):
+    head = keras.Sequential([keras.layers.Dense(6), keras.layers.Dense(3, activation="softmax")])
+    body = keras.layers.Dense(5)
+    if outer == "functional":
+        inputs = keras.Input((4,))
+        model = keras.Model(inputs, head(body(inputs)))
+    else:
+        model = keras.Sequential([keras.Input((4,)), body, head])
+    x = np.random.default_rng(0).normal(size=(7, 4)).astype("float32")
+    logits = layers.logits_of(model)
+    np.testing.assert_allclose(keras.ops.softmax(logits(x)), model(x), atol=1e-6)
+    assert abs(np.asarray(logits(x)).sum(1) - 1).min() > 1e-3
+    assert {id(v) for v in logits.trainable_variables} == {id(v) for v in model.trainable_variables}

@@ -237,6 +237,18 @@ def test_batch_sizes_of_unequal_epochs_are_refused(pictures):
         pl.dataset(pictures, batch_size=1)
 
 
+def test_pictures_keep_their_size_where_none_is_scheduled(pictures):
+    learning = ProgressiveLearning(ramp(2, 2, dropout=(0.0, 0.2)))
+    images, _ = next(iter(learning.dataset(pictures, 8)))
+    assert images.shape[1:] == (min(pictures[0].shape[1:3]),) * 2 + (3,)
+
+
+def test_grey_pictures_are_refused(pictures):
+    learning = ProgressiveLearning(ramp(2, 2, image_size=(8, 16)))
+    with pytest.raises(ValueError, match=r"\(n, height, width, 3\).*Received: uint8 \(\d+,.* 1\)"):
+        learning.dataset((pictures[0][..., :1], pictures[1]), 8)
+
+
 def test_a_batch_larger_than_the_pictures_is_refused(pictures):
     pl = ProgressiveLearning(ramp(2, 2, image_size=(8, 16)))
     with pytest.raises(ValueError, match="batch of 65 .* 64 pictures"):

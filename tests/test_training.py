@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import json
 import signal
+import types
 
 import keras
 import numpy as np
@@ -195,6 +196,68 @@ def test_patience_ends_the_training(quiet_train):
     assert len(losses) == int(np.argmin(losses)) + 3 < 12
     again = quiet_train(lambda: _dense(4), data, recipe)
     assert again.steps == result.steps
+
+
+@pytest.mark.parametrize(
+    "losses, over",
+    [([1.0, float("nan"), 0.9, 0.8], False), ([0.5, float("nan"), 0.9, 0.8], True), ([], False)],
+)
+def test_a_validation_loss_that_is_not_a_number_is_a_bad_one(losses, over):
+    run = types.SimpleNamespace(
+        history=[{"val_loss": loss} for loss in losses],
+        recipe=types.SimpleNamespace(patience=3),
+        model=types.SimpleNamespace(stop_training=False),
+    )
+    assert training._Run._is_over(run) == over
+
+
+class Unregistered(keras.layers.Layer):
+    """A layer that Keras cannot find by its name."""
+
+    def call(self, x):
+        return x
+
+
+def test_layers_of_ones_own_are_no_obstacle(quiet_train, tmp_path):
+    def build():
+        inputs = keras.Input((None, None, 3))
+        x = keras.layers.GlobalAveragePooling2D()(Unregistered()(inputs))
+        return keras.Model(inputs, keras.layers.Dense(4, activation="softmax")(x))
+
+    recipe = recipes.Recipe("tiny", "tests", 1, 8, 1e-3)
+    result = quiet_train(build, tiny_data(), recipe)
+    loaded = keras.models.load_model(
+        tmp_path / "run" / "model.keras", custom_objects={"Unregistered": Unregistered}
+    )
+    for one, other in zip(result.model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "jobs, task, chief",
+    [
+        (("chief", "worker"), ("chief", 0), True),
+        (("chief", "worker"), ("worker", 0), False),
+        (("worker",), ("worker", 0), True),
+        (("worker",), ("worker", 1), False),
+    ],
+)
+def test_one_worker_writes(jobs, task, chief):
+    spec = tf.train.ClusterSpec({job: ["a:1", "b:1"] for job in jobs})
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        spec, task_type=task[0], task_id=task[1]
+    )
+    assert training.is_chief(types.SimpleNamespace(cluster_resolver=resolver)) == chief
+
+
+def test_what_others_left_among_the_checkpoints_stays(tmp_path):
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".step-000000001.ckpt.abc").write_text("torn")
+    checkpoints.save(tmp_path, 1, {"a": np.zeros(2)}, {"step": 1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".ipynb_checkpoints",
+        "step-000000001.ckpt",
+    ]
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.5])
