@@ -9,7 +9,11 @@ command goes on after an interruption. The other finetune_*.py call `main` with 
 import argparse
 import dataclasses
 
+from absl import logging
+
 import keras_effv2 as kev
+
+logging.set_verbosity(logging.INFO)  # how long it will take, and how it goes
 
 
 def parse(data=None):
