@@ -31,6 +31,8 @@ def locked(workdir):
             raise RuntimeError(
                 f"Another process trains in {workdir}. Wait for it, or choose another workdir."
             ) from None
+        except OSError as error:  # not every file system has locks
+            logging.warning("%s cannot be locked (%s): do not train in it twice.", workdir, error)
         yield
 
 

@@ -412,7 +412,7 @@ class _Run:
 
     def _evaluate(self, split, image_size):
         """Loss and top-1 of a split, every picture once."""
-        batch = max(self.replicas, min(64, len(split)) // self.replicas * self.replicas)
+        batch = self.replicas * max(1, min(64, len(split) // self.replicas))
 
         def batches(context):
             own = split.eval_batches(

@@ -89,6 +89,25 @@ def test_a_class_without_pictures_is_never_named(tiny_effnet):
     assert (model.predict(split.pictures.astype("float32"), verbose=0)[:, 1] < 1e-2).all()
 
 
+def test_of_very_many_pictures_some_are_enough(tiny_effnet, monkeypatch):
+    seen = []
+    monkeypatch.setattr(finetuning, "ENOUGH", 20)
+
+    class Counted(Split):
+        def eval_batches(self, **settings):
+            seen.append(len(self))
+            return super().eval_batches(**settings)
+
+        def select(self, indices):
+            own = super().select(indices)
+            return Counted(own.class_names, own.labels, own.pictures)
+
+    split = tiny_data().train
+    model = tiny_effnet(classes=4, input_shape=(32, 32, 3))
+    finetuning.fit_head(model, Counted(split.class_names, split.labels, split.pictures), 32)
+    assert seen == [20]
+
+
 def test_plan_fits_data_and_machine():
     few = finetuning.plan("EfficientNetV2B0", 100, accelerator=False)
     many = finetuning.plan("EfficientNetV2B0", 50_000, accelerator=True)

@@ -1,5 +1,6 @@
 """A run that is killed, starved or damaged ends as the run that was left alone."""
 
+import errno
 import os
 import pathlib
 import subprocess
@@ -79,3 +80,12 @@ def test_torn_checkpoint_and_full_disk(undisturbed, tmp_path):
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
     assert_as(undisturbed, tmp_path)
+
+
+def test_file_systems_without_locks_train_all_the_same(tmp_path, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with checkpoints.locked(tmp_path):
+        assert "cannot be locked" in caplog.text
