@@ -559,7 +559,8 @@ def _ramped(recipe, settings):
         return recipe
     fields = {field.name for field in dataclasses.fields(progressive.Phase)}
     scheduled = [name for name in _ramp_arguments() if name in fields]
-    arguments = {"phases": len(recipe.phases) or 4}
+    count = len(recipe.phases)
+    arguments = {"phases": count if count > 1 else min(4, recipe.epochs)}
     if recipe.phases:
         first, last = recipe.phases[0], recipe.phases[-1]
         pairs = {name: (getattr(first, name), getattr(last, name)) for name in scheduled}
@@ -674,20 +675,33 @@ def _define_evaluate(values):
 
 
 def _judged_data(values):
-    """The data, whole where it has no splits, but what the model has seen is set apart."""
+    """The data, whole where it has no splits, but what the model has learnt from is set apart."""
     if values.split:
         return _data(values)  # split as for training
+    learnt_from = _learnt_from(values.model_file or values.weights or "")
+    if learnt_from:
+        try:
+            parts = _data(values)
+        except ValueError:  # too few to be split, so nothing was trained on them
+            parts = None
+        if parts and {parts.name, parts.train.fingerprint()} & learnt_from:
+            return parts
     whole = _data(values, validation=0)
-    run = os.path.join(os.path.dirname(values.model_file or ""), "recipe.json")
-    if whole.test or whole.validation or not values.model_file or not os.path.exists(run):
+    if whole.validation or whole.test:
         return whole
-    with open(run, encoding="utf-8") as file:
-        trained_on = json.load(file).get("training data")
-    try:
-        parts = _data(values)
-    except ValueError:  # too few to be split: it has trained nothing
-        return whole
-    return parts if parts.train.fingerprint() == trained_on else whole
+    logging.info("All of %s is judged; --split=test takes a part as for training.", whole.name)
+    return dataclasses.replace(whole, test=whole.train)
+
+
+def _learnt_from(model):
+    """Name and fingerprint of the data of the run that a file lies in, as far as it is in one."""
+    found = set()
+    for name, key in (("summary.json", "data"), ("recipe.json", "training data")):
+        path = os.path.join(os.path.dirname(model), name)
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                found.add(json.load(file).get(key))
+    return found - {None}
 
 
 def _evaluate(values, _):

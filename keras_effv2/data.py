@@ -386,7 +386,12 @@ def _folder(path, validation, seed, strict):
     below = {name.rstrip("/") for name in tf.io.gfile.listdir(path)}
     found = {split: name for split, names in SPLITS.items() for name in names if name in below}
     if "train" in found and not _has_folders(tf.io.gfile.join(path, found["train"])):
-        found = {}  # a class of trains, or nothing
+        if all(name.lower() in _SPLIT_NAMES for name in below if "." not in name):
+            raise ValueError(
+                f"{path}/{found['train']} has no class folders. Put its pictures into one folder a "
+                "class: train/CLASS/picture.jpg."
+            )
+        found = {}  # a class of trains
     if "train" not in found:
         lone = sorted(
             name
@@ -430,8 +435,9 @@ def _folder(path, validation, seed, strict):
 
 def _identity(root, splits):
     """The function that tells whether files are the same picture."""
-    many = sum(map(len, splits)) > MANY
-    return functools.cache(_name_below(root) if many else _content_of)
+    if sum(map(len, splits)) > MANY:
+        return _name_below(root)
+    return functools.cache(_content_of)
 
 
 def _read_classes(path, class_names, strict, least):
@@ -531,8 +537,8 @@ def _damaged(files):
         if len(files) <= MANY:
             return _unusable(files, threads)
         kept = weights.home() / "checked" / f"{_state_of(files, threads)}.json"
-        if kept.exists():
-            return set(json.loads(kept.read_text(encoding="utf-8")))
+        if kept.exists():  # those that were damaged, which may have been a passing trouble
+            return _unusable(json.loads(kept.read_text(encoding="utf-8")), threads)
         logging.info("Reading %d pictures once; which are damaged is kept in %s.", len(files), kept)
         damaged = _unusable(files, threads)
     try:

@@ -23,7 +23,7 @@ class Evaluation:
     """Result of `evaluate`.
 
     Attributes:
-        split: Which split was judged; `"all"` where the data has one alone.
+        split: Which split was judged.
         images: Number of images, each counted once.
         top1: Part of the images whose best class is right.
         top5: Part of the images whose class is among the best five (of all, if fewer).
@@ -84,8 +84,8 @@ def evaluate(model, data, report_dir=None, *, split=None, batch_size=32, image_s
     have = [name for name in ("test", "validation", "train") if getattr(data, name) is not None]
     if split not in (None, *have):
         raise ValueError(f"{data.name} has no split {split!r}. Splits: {', '.join(have)}.")
-    pictures = getattr(data, split or have[0])
-    judged = split or ("all" if have == ["train"] else have[0])
+    split = split or have[0]
+    pictures = getattr(data, split)
     predict = probabilities(model)
     image_size = layers.side_of(model, image_size)
     outputs, names = match_classes(model, pictures.class_names)
@@ -107,10 +107,13 @@ def evaluate(model, data, report_dir=None, *, split=None, batch_size=32, image_s
     scores, labels = np.concatenate(scores), np.concatenate(labels)
     if (labels < 0).any():
         logging.warning("%d pictures without a label are not counted.", (labels < 0).sum())
-    result = judge(scores[labels >= 0], labels[labels >= 0], names, judged)
+    counted = np.flatnonzero(labels >= 0)
+    if not len(counted):
+        raise ValueError(f"No picture of {data.name}, {split}, has a label.")
+    result = judge(scores[counted], labels[counted], names, split)
     if report_dir is not None:
-        pictures = pictures.select(np.flatnonzero(labels >= 0))
-        report(result, model, pictures, report_dir, image_size, geometry, data.name)
+        of_counted = {"indices": counted, "image_size": image_size, **geometry}
+        report(result, model, pictures, report_dir, data.name, **of_counted)
     return result
 
 
@@ -237,11 +240,11 @@ def gradcam(model, images, class_index=None, layer=None):
     Source: Selvaraju et al. 2016, https://arxiv.org/abs/1610.02391.
     """
     if layer is None:
+        # what has no more channels than a picture is a picture
         maps = [
             x
             for x in model.layers
-            if len(getattr(x.output, "shape", ())) == 4
-            and not isinstance(x, (keras.layers.InputLayer, layers.Pixels))
+            if len(getattr(x.output, "shape", ())) == 4 and x.output.shape[-1] > images.shape[-1]
         ]
         if not maps:
             raise ValueError(f"Model {model.name!r} has no layer with a feature map.")
@@ -251,8 +254,9 @@ def gradcam(model, images, class_index=None, layer=None):
         raise ValueError(
             f"Model {model.name!r} has no layer {layer!r}. Last: {', '.join(names[-6:])}."
         )
-    logits = layers.logits_of(model)
-    both = keras.Model(logits.inputs[0], [model.get_layer(layer).output, logits.outputs[0]])
+    # where the head is a model of its own, its logits do not hang on this layer: probabilities do
+    whole = model if isinstance(model.layers[-1], keras.Model) else layers.logits_of(model)
+    both = keras.Model(model.inputs[0], [model.get_layer(layer).output, whole.outputs[0]])
     images = tf.cast(images, tf.float32)
     with tf.GradientTape() as tape:
         features, outputs = both(images, training=False)
@@ -289,14 +293,27 @@ def attention_maps(model, images, layer=None):
 # ------------------------------------------------------------------------------------------ report
 
 
-def report(result, model, pictures, folder, image_size, geometry, name):
-    """Writes `report.html` (self-contained) and `evaluation.json` into a folder."""
+def report(result, model, pictures, folder, name, indices, image_size, **geometry):
+    """Writes `report.html` (self-contained) and `evaluation.json` into a folder.
+
+    Args:
+        result: An `Evaluation`.
+        model: The model that was judged.
+        pictures: The `Split` that it was judged on.
+        folder: `pathlib.Path` of an existing folder.
+        name: What to call the data.
+        indices: Which of the pictures were counted.
+        image_size: Side in pixels.
+        **geometry: `crop` and `resize`, as in `Split.eval_batches`.
+    """
     numbers = json.dumps(result.summary(), indent=2) + "\n"
     checkpoints.write_whole(folder / "evaluation.json", numbers)
     wrong = np.flatnonzero(result.probabilities.argmax(1) != result.labels)
     worst = wrong[np.argsort(-result.probabilities[wrong].max(1))][:12]
     sure = np.argsort(-result.probabilities.max(1))[:6]
-    images = _images(pictures, [*worst, *sure], image_size, geometry)
+    chosen = pictures.select(indices[[*worst, *sure]])
+    batches = chosen.eval_batches(image_size=image_size, batch_size=len(chosen), **geometry)
+    images = next(iter(batches))[0].numpy()
     try:
         heat = gradcam(model, images[len(worst) :])
     except ValueError as error:  # somebody's own architecture
@@ -359,12 +376,6 @@ def _readable_names():
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")
             yield
-
-
-def _images(pictures, indices, image_size, geometry):
-    chosen = pictures.select(np.asarray(indices, int))
-    batches = chosen.eval_batches(image_size=image_size, batch_size=len(indices), **geometry)
-    return next(iter(batches))[0].numpy()
 
 
 def _figure(width, height):

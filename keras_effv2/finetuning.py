@@ -83,7 +83,8 @@ def fit_head(model, split, image_size, batch_size=32, seed=0):
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
 
-    if len(split) > ENOUGH:
+    sampled = len(split) > ENOUGH
+    if sampled:
         order = np.random.default_rng(seed).permutation(len(split))
         split = split.select(np.sort(order[:ENOUGH]))
     head = model.get_layer("predictions")
@@ -92,10 +93,10 @@ def fit_head(model, split, image_size, batch_size=32, seed=0):
     features, labels = [], []
     for images, targets, mask in split.eval_batches(image_size=image_size, batch_size=batch_size):
         keep = mask.numpy() > 0
-        counts = (targets.numpy()[keep] > 0).sum(1)
-        if (counts != 1).any():
+        given = (targets.numpy()[keep] > 0).sum(1)
+        if (given != 1).any():
             raise ValueError(
-                f"Fine-tuning takes one label a picture; here one has {counts[counts != 1][0]}. "
+                f"Fine-tuning takes one label a picture; one here has {given[given != 1][0]}. "
                 "Train on such data with keras_effv2.train and a recipe of loss='sigmoid'."
             )
         features.append(compute(images).numpy()[keep])
@@ -117,8 +118,9 @@ def fit_head(model, split, image_size, batch_size=32, seed=0):
         score = scores[best]
     solved = LogisticRegression(C=best, max_iter=200).fit(features, labels)
     kernel = np.zeros(head.kernel.shape, "float32")
-    bias = np.full(head.bias.shape, -10.0, "float32")
     coefficients, intercepts = solved.coef_, solved.intercept_
+    # classes without a picture: not to be named, unless it is the sample that has none
+    bias = np.full(head.bias.shape, intercepts.min() if sampled else -10.0, "float32")
     if len(solved.classes_) == 2:  # scikit-learn keeps one row for two classes
         coefficients = np.concatenate([-coefficients, coefficients]) / 2
         intercepts = np.concatenate([-intercepts, intercepts]) / 2
@@ -262,9 +264,9 @@ def finetune(
             "A `recipe` says epochs, sizes, batch and flip itself: change it with "
             "dataclasses.replace and leave the other arguments out."
         )
-    begun = checkpoints.load_newest(pathlib.Path(workdir, "checkpoints")) is not None
 
-    def build():
+    def build():  # within the lock of the workdir
+        begun = checkpoints.load_newest(pathlib.Path(workdir, "checkpoints")) is not None
         if training.is_chief(strategy):
             _check_start(pathlib.Path(workdir), model, weights, begun)
         net = getattr(kev, model)(weights=weights, classes=len(data.class_names), drop_path=0.0)
@@ -292,18 +294,21 @@ def finetune(
         return result, None
     judged = kev.evaluate(result.model, data, workdir)
     if hub:
-        _export(result, pathlib.Path(workdir, "hub"))
+        _export(result.model, pathlib.Path(workdir))
     return result, judged
 
 
-def _export(result, path):
-    """Exports for TF Hub, where the network is not yet there as it is now."""
+def _export(model, workdir):
+    """Exports for TF Hub, unless this run has done so already."""
     import keras_effv2 as kev
 
-    if path.exists() and result.resumed_from == result.steps:
+    path, fresh = workdir / "hub", workdir / ".hub"
+    if path.exists() and path.stat().st_mtime > (workdir / "start.json").stat().st_mtime:
         return
+    shutil.rmtree(fresh, ignore_errors=True)
+    kev.export_hub(model, fresh)
     shutil.rmtree(path, ignore_errors=True)  # of a run that is gone
-    kev.export_hub(result.model, path)
+    fresh.rename(path)
 
 
 def _last_size(model, recipe):
@@ -322,8 +327,8 @@ def _check_start(workdir, model, weights, begun):
             f"{workdir} holds a run of {theirs['model']} from {theirs['weights']}, this is "
             f"{model} from {weights}. Use those to resume it, or another workdir."
         )
-    workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints.write_whole(path, json.dumps(ours) + "\n")
+    if not begun or not path.exists():
+        checkpoints.write_whole(path, json.dumps(ours) + "\n")
 
 
 def estimate(model, data, recipe):

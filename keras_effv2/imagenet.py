@@ -8,6 +8,7 @@ import functools
 import gzip
 import importlib.resources
 import io
+import threading
 import warnings
 
 import numpy as np
@@ -171,11 +172,14 @@ def read_image(source):
             raise ValueError(f"{name} is damaged: {error}.") from None
 
 
+_WARNINGS = threading.Lock()  # what is warned of is one setting for all threads
+
+
 def open_picture(file):
     """`PIL.Image.open` without its warning of large pictures: ours are checked against a limit."""
     from PIL import Image
 
-    with warnings.catch_warnings():
+    with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(file)
 

@@ -631,8 +631,9 @@ class Pixels(keras.layers.Layer):
                 f"These weights were made for pixels={read['pixels']!r}, the model was built with "
                 f"pixels={self.pixels!r}. Build it with pixels={read['pixels']!r}."
             )
-        for key in ("image_size", "crop", "resize", "activation"):
-            setattr(self, key, read[key])
+        self.activation = read["activation"]
+        for key in ("image_size", "crop", "resize"):
+            setattr(self, key, read[key] or getattr(self, key))
         self.class_names = tuple(read["class_names"]) if read["class_names"] else None
 
 
@@ -663,7 +664,7 @@ def side_of(model, image_size=None):
     Raises:
         ValueError: If the model does not take such pictures.
     """
-    shape = tuple(model.inputs[0].shape)
+    shape = tuple(_built(model).inputs[0].shape)
     if len(shape) != 4 or shape[-1] != 3 or shape[1] != shape[2]:
         raise ValueError(
             f"Model {model.name!r} takes inputs of shape {shape}; pictures here are squares of three "
@@ -708,9 +709,8 @@ def dynamic_clone(model):
 
 def logits_of(model):
     """The model without its last activation, sharing its layers and weights."""
-    if not model.built:  # a Sequential of a backbone and a head
-        model.build((None, None, None, 3))
-    inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
+    inputs = _built(model).inputs
+    inputs = inputs[0] if len(inputs) == 1 else inputs
     head = model.layers[-1]
     if isinstance(head, keras.layers.Dense):
         if head.activation is keras.activations.linear:
@@ -718,8 +718,15 @@ def logits_of(model):
         return keras.Model(inputs, _Logits(head)(head.input))
     if isinstance(head, (keras.layers.Activation, keras.layers.Softmax)):
         return keras.Model(inputs, head.input)
-    if isinstance(head, keras.Model):  # a head that is a model of its own
-        return _with_head(model, head, logits_of(head))
+    if isinstance(head, keras.Model) and getattr(head, "inputs", None):
+        return _with_head(model, head, logits_of(head))  # a head that is a model of its own
+    return model
+
+
+def _built(model):
+    """The model; a `Sequential` that has never seen a picture gets its input."""
+    if isinstance(model, keras.Sequential) and not model.built:
+        model.build((None, None, None, 3))
     return model
 
 
@@ -732,8 +739,10 @@ def _with_head(model, head, other):
         for layer in model.layers[:-1]:
             x = layer(x)
         return keras.Model(model.inputs[0], other(x))
+    uncompiled = keras.Model(model.input, model.output)
     return keras.models.clone_model(
-        model,
+        uncompiled,
+        input_tensors=model.input,
         clone_function=lambda layer: layer,
         call_function=lambda layer, *args, **options: (other if layer is head else layer)(
             *args, **options

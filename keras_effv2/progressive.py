@@ -78,6 +78,8 @@ def ramp(
     >>> [phase.image_size for phase in ramp(8, 4, image_size=(128, 300))]
     [128, 185, 243, 300]
     """
+    if multiple_of < 1:
+        raise ValueError(f"`multiple_of` is 1 or more. Received: {multiple_of}.")
     if phases < 1 or epochs < phases:
         raise ValueError(
             f"A training of {epochs} epochs cannot have {phases} phases: give at least one epoch "

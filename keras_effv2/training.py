@@ -797,9 +797,8 @@ class _Run:
 
     def _write_results(self):
         temporary = self.workdir / f".{os.getpid()}.keras"
-        # a copy that is not compiled: the optimizer's state is the checkpoints' business
-        model = keras.models.clone_model(self.model)
-        model.set_weights(self.model.get_weights())
+        # a view that is not compiled: the optimizer's state is the checkpoints' business
+        model = keras.Model(self.model.inputs[0], self.model.outputs[0], name=self.model.name)
         try:
             model.save(temporary)
             os.replace(temporary, self.workdir / "model.keras")
@@ -958,8 +957,9 @@ def _plot(history, path):
     top, bottom = figure.subplots(2, 1, sharex=True)
     epochs = [row["epoch"] + 1 for row in history]
     for key, label in (("accuracy", "training"), ("val_accuracy", "validation")):
-        if key in history[0]:
-            top.plot(epochs, [row[key] for row in history], marker=".", label=label)
+        if any(key in row for row in history):
+            values = [row.get(key, np.nan) for row in history]
+            top.plot(epochs, values, marker=".", label=label)
     top.set_ylabel("top-1 accuracy")
     top.legend()
     top.grid(alpha=0.3)

@@ -77,6 +77,7 @@ def test_from_pictures_to_exports(folder, model_file, tmp_path, capsys):
     for data, images in ((folder / "train", 48), (folder, 10)):
         code, out, err = run(capsys, "evaluate", trained, f"--data={data}", "--format=json")
         assert code == 0 and json.loads(out)["images"] == images, err
+        assert json.loads(out)["split"] == "test"
     shutil.copytree(folder / "train", tmp_path / "whole")
     code, out, err = run(
         capsys,
@@ -85,7 +86,13 @@ def test_from_pictures_to_exports(folder, model_file, tmp_path, capsys):
     )
     part = f"--model_file={tmp_path}/part/model.keras"
     code, out, err = run(capsys, "evaluate", part, f"--data={tmp_path}/whole", "--format=json")
-    assert code == 0 and json.loads(out)["split"] == "test" and json.loads(out)["images"] < 12, err
+    assert code == 0 and json.loads(out)["images"] < 12, err
+    # also by another name of the folder, or when a picture has come to it
+    shutil.copytree(tmp_path / "whole", tmp_path / "moved")
+    Image.new("RGB", (32, 32)).save(tmp_path / "whole" / "red" / "new.png")
+    for data in ("whole", "moved"):
+        code, out, err = run(capsys, "evaluate", part, f"--data={tmp_path}/{data}", "--format=json")
+        assert code == 0 and json.loads(out)["images"] < 12, err
 
     photo = folder / "val" / "red" / "0.png"
     code, out, err = run(capsys, "predict", photo, trained, "--format=json", "--top=2")
@@ -170,6 +177,11 @@ def test_what_effv2_says_of_itself(capsys):
             "train --data=digits --workdir={work} --ramp.image_size=large",
             2,
             "--ramp.image_size is one number or FIRST,LAST; received 'large'",
+        ),
+        (
+            "train --data=digits --workdir={work} --ramp.multiple_of=0",
+            2,
+            "is 1 or more. Received: 0",
         ),
         (
             "train --data=digits --workdir={work} --ramp.dropout=0,2",
@@ -265,14 +277,8 @@ def test_phases_can_be_planned_by_flags():
         56,
     ]
     single = cli._recipe("imagenet1k", ["epochs=4"], "EfficientNetV2B0")
-    assert [
-        p.image_size for p in cli._ramped(single, ["phases=4", "image_size=96,192"]).phases
-    ] == [
-        96,
-        128,
-        160,
-        192,
-    ]
+    sizes = [phase.image_size for phase in cli._ramped(single, ["image_size=96,192"]).phases]
+    assert sizes == [96, 128, 160, 192]
 
 
 def test_doctor_knows_what_to_do(monkeypatch, tmp_path):

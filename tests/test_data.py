@@ -189,11 +189,11 @@ def test_of_very_many_pictures_the_damaged_are_remembered(tmp_path, monkeypatch)
     for _ in range(2):
         skipped = data.load(str(root)).train.skipped
         assert {pathlib.Path(name).name for name in skipped} == names
-    assert len(read) == 15
+    assert len(read) == 15 + 3
     (root / "cat" / "half.jpg").write_bytes(encoded(noise(7), "JPEG"))
     skipped = data.load(str(root)).train.skipped
     assert {pathlib.Path(name).name for name in skipped} == names - {"half.jpg"}
-    assert len(read) == 30
+    assert len(read) == 18 + 15
 
 
 def test_very_many_pictures_are_split_alike_wherever_they_lie(tmp_path, monkeypatch):
@@ -279,6 +279,7 @@ ERRORS = {
     "one picture": ("{}/few", ValueError, r"few/cat has 1 usable.*at least 3"),
     "equal pictures": ("{}/equal", ValueError, "'cat' has too few different.*Add pictures"),
     "no train": ("{}/unnamed", ValueError, "folder 'Train', which looks like a split"),
+    "flat splits": ("{}/flat", ValueError, "flat/train has no class folders.*train/CLASS/picture"),
     "other classes": ("{}/other", ValueError, r"missing \['dog'\], unexpected \['eel'\]"),
 }
 
@@ -296,6 +297,7 @@ def test_errors_say_what_came_and_what_to_do(tmp_path, case):
         for i in range(3):
             (tmp_path / "equal" / name / f"{i}.png").write_bytes(encoded(noise(0)))
     fill(tmp_path / "unnamed" / "Train")
+    fill(tmp_path / "flat", ("train", "val"))
     fill(tmp_path / "other" / "train")
     fill(tmp_path / "other" / "val", ("cat", "eel"))
     spec, error, message = ERRORS[case]

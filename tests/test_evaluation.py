@@ -100,7 +100,7 @@ def test_classes_without_pictures_can_be_said_all_the_same(tmp_path):
         "two", ("red", "green"), Split(("red", "green"), whole.labels[keep], whole.pictures[keep])
     )
     judged = evaluation.evaluate(saying("grey"), some, tmp_path, image_size=32)
-    assert judged.split == "all" and judged.top1 == 0 and judged.images == keep.sum()
+    assert judged.split == "train" and judged.top1 == 0 and judged.images == keep.sum()
     assert judged.confusion[:, 3].sum() == keep.sum()
     assert evaluation.evaluate(saying("red"), some, image_size=32).top1 == pytest.approx(
         (whole.labels[keep] == 0).mean()
@@ -164,6 +164,13 @@ def test_a_report_of_any_model_and_any_names(tmp_path, recwarn, caplog):
     page = (tmp_path / "report" / "report.html").read_text()
     assert "&lt;b&gt;bold&lt;/b&gt;" in page and "$50_$100" in page and "<b>bold" not in page
     assert "no Grad-CAM" in caplog.text and judged.images == 10
+    # a head that is a model of its own
+    head = keras.Sequential([keras.layers.Dense(4, activation="softmax")])
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(8, 3)(keras.layers.RandomFlip()(inputs))
+    model = keras.Model(inputs, head(keras.layers.GlobalAveragePooling2D()(x)))
+    evaluation.evaluate(model, data, tmp_path / "nested", image_size=32)
+    assert "Grad-CAM of the pictures" in (tmp_path / "nested" / "report.html").read_text()
     assert not [w for w in recwarn if "Glyph" in str(w.message)]
 
 

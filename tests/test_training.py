@@ -229,6 +229,7 @@ def test_layers_of_ones_own_are_no_obstacle(quiet_train, tmp_path):
     loaded = keras.models.load_model(
         tmp_path / "run" / "model.keras", custom_objects={"Unregistered": Unregistered}
     )
+    assert getattr(loaded, "optimizer", None) is None
     for one, other in zip(result.model.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 from conftest import shared_data, tiny_efficientnet_row
 
 import keras_effv2 as kev
-from keras_effv2 import imagenet, weights
+from keras_effv2 import imagenet, layers, weights
 from keras_effv2.models import efficientnet_v2
 
 
@@ -354,3 +354,21 @@ def test_real_weights_equal_keras_applications(shared):
 def test_shared_data_is_optional():
     assert shared_data() is None or shared_data().is_dir()
     assert efficientnet_v2.build(tiny_efficientnet_row(), weights=None).count_params() > 0
+
+
+@pytest.mark.parametrize("form", ["run.weights.h5", "run.keras"])
+def test_geometry_travels_with_a_file(form, tiny_effnet, tmp_path):
+    """Size, crop and resizing of the pictures are those that the weights were made with."""
+    model = tiny_effnet()
+    pixels = layers.find_pixels(model)
+    pixels.image_size, pixels.crop, pixels.resize = 160, "automl", "bicubic"
+    path = str(tmp_path / form)
+    model.save_weights(path) if form.endswith("h5") else model.save(path)
+    found = layers.find_pixels(tiny_effnet(weights=path))
+    assert (found.image_size, found.crop, found.resize) == (160, "automl", "bicubic")
+    fresh = layers.find_pixels(tiny_effnet(weights=path, classes=3))
+    assert fresh.image_size != 160  # another head, another task
+    if form.endswith("h5"):
+        other = tiny_effnet()
+        other.load_weights(path)
+        assert layers.find_pixels(other).image_size == 160
