@@ -186,6 +186,10 @@ def _model(values, **arguments):
     """The model that --model_file, or --model and --weights, name."""
     import keras
 
+    from keras_effv2 import list_weights
+
+    if values.model_file and values.weights:
+        raise UsageError("--model_file has weights of its own; leave out --weights")
     if values.model_file:
         if not os.path.exists(values.model_file):
             raise FileNotFoundError(f"There is no model file {values.model_file}.")
@@ -198,6 +202,10 @@ def _model(values, **arguments):
     build = _builder(values.model)
     if values.weights:
         arguments["weights"] = values.weights
+    elif "weights" not in arguments and not list_weights(values.model):
+        raise UsageError(
+            f"no weights of {values.model} were ever released; give --weights or --model_file"
+        )
     return build(**arguments)
 
 
@@ -355,7 +363,7 @@ def _files(positional):
                 if name.lower().endswith(EXTENSIONS)
             )
         else:
-            files += sorted(glob.glob(text)) or [text]
+            files += [text] if os.path.exists(text) else sorted(glob.glob(text)) or [text]
     return files
 
 

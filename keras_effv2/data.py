@@ -588,7 +588,7 @@ def _is_whole(path):
             image.draft("RGB", (32, 32))
             image.load()
         return True
-    except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError):
+    except (*imagenet.DAMAGE, ValueError, Image.DecompressionBombError):
         return False
     except tf.errors.OpError:  # no right to read it, or a link to nowhere
         return False

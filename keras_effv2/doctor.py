@@ -124,7 +124,7 @@ def _host(url):
             pass
     except urllib.error.HTTPError:
         pass  # it answered
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return Check(
             url,
             False,

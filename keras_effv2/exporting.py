@@ -96,15 +96,19 @@ def export_hub(model, path, kind="classification", labels=None):
     """
     if kind not in KINDS:
         raise ValueError(f"`kind` is one of {', '.join(KINDS)}. Received: {kind!r}.")
-    net = _constant_rates(model if layers.is_dynamic(model) else layers.dynamic_clone(model))
+    if kind == "classification":
+        _check_outputs(model)
+        _check_head(model)
+    net = model if layers.is_dynamic(model) else layers.dynamic_clone(model)
     pixels = layers.find_pixels(net)
-    labels = labels or (pixels.class_names if pixels is not None else None)
+    if labels is None and pixels is not None:
+        labels = pixels.class_names
     view = layers.logits_of(net) if kind == "classification" else _pooled(net)
     if labels is not None and kind == "classification" and len(labels) != view.output_shape[-1]:
         raise ValueError(
             f"There are {len(labels)} labels for {view.output_shape[-1]} classes. Give one a class."
         )
-    with _in_place(path) as folder:
+    with _constant_rates(net), _in_place(path) as folder:
         root = _reusable(net, view, labels, folder)
         # the first trace becomes the default of calls without `training`
         signatures = {"serving_default": root.serve}
@@ -161,11 +165,8 @@ def _reusable(net, view, labels, folder):
     root._modules = [layer.module for layer in hubs]
     root.regularization_losses = [_loss_function(layer) for layer in _regularized(view)]
     root.regularization_losses += [loss for layer in hubs for loss in layer.regularization_losses]
-    root._seeds = [
-        layer.seed_generator.state.value
-        for layer in layers.walk(net)
-        if hasattr(layer, "seed_generator")
-    ]
+    weights = {id(v) for v in net.weights}
+    root._seeds = [v.value for v in net.variables if id(v) not in weights]
     if labels is not None:
         file = pathlib.Path(folder).parent / "labels.txt"
         file.write_text("\n".join(labels) + "\n", encoding="utf-8")
@@ -187,11 +188,30 @@ def _loss_function(layer):
 
 
 def _takes_hub_images(net):
-    """Whether the input goes straight into a layer that takes [0, 1], as TF Hub's models do."""
-    return any(
-        getattr(layer, "takes_hub_images", False) and layer.input is net.inputs[0]
-        for layer in net.layers
-    )
+    """Whether the model is built on a layer that takes [0, 1], as TF Hub's models do."""
+    on_hub = any(getattr(layer, "takes_hub_images", False) for layer in layers.walk(net))
+    return on_hub and layers.find_pixels(net) is None
+
+
+def _check_outputs(model):
+    """Refuses a model of several inputs or outputs, or of maps, before anything is written."""
+    outputs = model.outputs
+    if len(model.inputs) != 1 or len(outputs) != 1 or len(outputs[0].shape) != 2:
+        raise ValueError(
+            f"Model {model.name!r} has {len(model.inputs)} inputs and outputs of shapes "
+            f"{', '.join(str(tuple(x.shape)) for x in outputs)}; exports are of models with one "
+            "image and one output (batch, n). Build it without `features`, or with pooling='avg'."
+        )
+
+
+def _check_head(model):
+    """Refuses a model whose outputs are features, no classes."""
+    pooled = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
+    if isinstance(model.layers[-1], pooled):
+        raise ValueError(
+            f"Model {model.name!r} ends in its pooled features, so it has no classes: export it "
+            "with kind='feature_vector'."
+        )
 
 
 def _pyramid(net):
@@ -215,11 +235,14 @@ def _pooled(net):
     )
 
 
+@contextlib.contextmanager
 def _constant_rates(model):
-    for layer in layers.walk(model):
-        if hasattr(layer, "fix_rate"):
-            layer.fix_rate()
-    return model
+    """Bakes the rates of dropping into what is traced within; afterwards they may vary again."""
+    with contextlib.ExitStack() as stack:
+        for layer in layers.walk(model):
+            if hasattr(layer, "fixed_rate"):
+                stack.enter_context(layer.fixed_rate())
+        yield
 
 
 def _write_card(folder, net, view, kind, labels):
@@ -407,15 +430,23 @@ def export(
             "`quantize` is None, 'float16' or 'int8', and goes with format='tflite'. Received: "
             f"quantize={quantize!r}, format={format!r}."
         )
-    net = _constant_rates(model if layers.is_dynamic(model) else layers.dynamic_clone(model))
+    _check_outputs(model)
+    layers.check_preprocessing(model)
+    net = model if layers.is_dynamic(model) else layers.dynamic_clone(model)
     pixels = layers.find_pixels(net)
     if images is None:
         size = (pixels and pixels.image_size) or 224
         shape = (16, size, size, net.inputs[0].shape[-1])
         images = np.random.default_rng(0).uniform(0, 255, shape)
     images = np.asarray(images, "float32")
+    channels = net.inputs[0].shape[-1]
+    if images.ndim != 4 or not len(images) or images.shape[-1] != channels:
+        raise ValueError(
+            f"`images` is an array (n, height, width, {channels}), 0..255. Received shape: "
+            f"{images.shape}."
+        )
     lean = fold(net) if fold_batch_norm else net
-    with _in_place(path) as target:
+    with _constant_rates(net), _in_place(path) as target:
         run = _WRITERS[format](lean, target, quantize, images)
         report = _compare(net, run, images, path, format, target)
         if quantize == "int8" and report.top1_agreement < min_agreement and not force:

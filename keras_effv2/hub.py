@@ -28,6 +28,11 @@ class HubLayer(keras.layers.Layer):
         sha256: Hash of the SavedModel as `HubLayer.hash` gives it; checked when given.
         trust: Whether to run a remote SavedModel whose hash is not given.
 
+    Attributes:
+        trusted: Remote handles that a `.keras` file may name: those that this process has given
+            itself, and what you add to the set before loading. A file is no reason to trust what it
+            names, its hash included.
+
     Call arguments:
         inputs: What the SavedModel takes; image models of TF Hub take float32 in [0, 1],
             `(batch, height, width, 3)`.
@@ -45,6 +50,7 @@ class HubLayer(keras.layers.Layer):
     """
 
     takes_hub_images = True  # [0, 1]; exporters ask
+    trusted = set()
 
     def __init__(self, handle, trainable=False, *, sha256=None, trust=False, **kwargs):
         super().__init__(trainable=trainable, **kwargs)
@@ -62,17 +68,20 @@ class HubLayer(keras.layers.Layer):
             raise ValueError(
                 f"{self.handle} is a damaged SavedModel ({str(error).splitlines()[0]}). Get it again."
             ) from error
+        if _is_remote(self.handle):
+            self.trusted.add(self.handle)
         if not callable(loaded) or not hasattr(loaded, "variables"):
             raise ValueError(
                 f"{self.handle} is not a reusable SavedModel: it cannot be called. Export it with "
                 "keras_effv2.export_hub, or use keras.layers.TFSMLayer for its signatures."
             )
         self._loaded = _Hidden(loaded)
-        learned = {id(v) for v in loaded.trainable_variables}
+        trainable_variables = list(getattr(loaded, "trainable_variables", ()))
+        learned = {id(v) for v in trainable_variables}
         owned = {id(v): self._own(v, id(v) in learned) for v in loaded.variables}
         if learned and getattr(loaded, "regularization_losses", None):
             # not add_loss: replicas that wait for each other in `call` would mix their losses
-            first = owned[id(loaded.trainable_variables[0])]
+            first = owned[id(trainable_variables[0])]
             first.regularizer = lambda _: tf.add_n([loss() for loss in self.regularization_losses])
         self.built = True
 
@@ -120,7 +129,18 @@ class HubLayer(keras.layers.Layer):
         return keras.KerasTensor((shape[0], *output.shape[1:]), dtype="float32")
 
     def get_config(self):
-        return {**super().get_config(), "handle": self.handle, "sha256": self.hash}
+        handle = self.handle if _is_remote(self.handle) else os.path.abspath(self.handle)
+        return {**super().get_config(), "handle": handle, "sha256": self.hash}
+
+    @classmethod
+    def from_config(cls, config):
+        handle = config["handle"]
+        if _is_remote(handle) and handle not in cls.trusted:
+            raise ValueError(
+                f"This model wants to fetch and run {handle}, and a SavedModel is a program. If you "
+                f"trust it, call keras_effv2.HubLayer.trusted.add({handle!r}) and load it again."
+            )
+        return super().from_config(config)
 
 
 class _Hidden:
@@ -141,7 +161,11 @@ def saved_model_hash(folder):
     return digest.hexdigest()
 
 
-_unpacked = {}  # archive -> temporary folder, kept while the process lives
+_unpacked = {}  # archive and its state -> temporary folder, kept while the process lives
+
+
+def _is_remote(handle):
+    return "://" in handle
 
 
 def _resolve(handle, sha256, trust):
@@ -152,15 +176,16 @@ def _resolve(handle, sha256, trust):
                 f"{handle} holds no SavedModel (saved_model.pb). Check the path."
             )
         return handle
-    if handle.endswith((".tar.gz", ".tgz")) and "://" not in handle:
-        if not os.path.exists(handle):
-            raise FileNotFoundError(f"There is no SavedModel archive {handle}. Check the path.")
-        if handle not in _unpacked:
-            _unpacked[handle] = tempfile.TemporaryDirectory(prefix="keras_effv2_")
-            weights.unpack(handle, _unpacked[handle].name)
-        return _unpacked[handle].name
-    if "/" not in handle or handle.startswith((".", "/")):
-        raise FileNotFoundError(f"There is no SavedModel {handle}. Check the path.")
+    if not _is_remote(handle):
+        if not handle.endswith((".tar.gz", ".tgz")) or not os.path.exists(handle):
+            raise FileNotFoundError(f"There is no SavedModel {handle}. Check the path.")
+        state = os.stat(handle)
+        key = os.path.abspath(handle), state.st_mtime_ns, state.st_size
+        if key not in _unpacked:
+            folder = tempfile.TemporaryDirectory(prefix="keras_effv2_")
+            weights.unpack(handle, folder.name)
+            _unpacked[key] = folder
+        return _unpacked[key].name
     if sha256 is None and not trust:
         raise ValueError(
             f"{handle} is remote, and a SavedModel is a program. Give its `sha256`, or pass "
@@ -174,4 +199,7 @@ def _resolve(handle, sha256, trust):
         raise ImportError(
             f"Fetching {handle} needs tensorflow_hub: pip install 'keras_effv2[hub]'."
         ) from None
-    return tensorflow_hub.resolve(handle)
+    try:
+        return tensorflow_hub.resolve(handle)
+    except Exception as error:  # whatever the resolver of the day raises
+        raise OSError(f"{handle} could not be fetched: {error}.") from error

@@ -4,10 +4,12 @@ The labels are facts from WordNet and google/automl's class order; they ship wit
 nothing here needs a network.
 """
 
+import contextlib
 import functools
 import gzip
 import importlib.resources
 import io
+import struct
 import threading
 import warnings
 
@@ -152,7 +154,8 @@ def read_image(source):
                         f"{MAX_PIXELS // 10**6} megapixels. Scale it down first."
                     )
                 image.load()
-                image = ImageOps.exif_transpose(image)
+                with contextlib.suppress(*DAMAGE):  # an Exif block that cannot be read says nothing
+                    image = ImageOps.exif_transpose(image)
                 if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                     image = image.convert("RGBA")
                     white = Image.new("RGBA", image.size, "white")
@@ -168,10 +171,22 @@ def read_image(source):
             raise ValueError(
                 f"{name} has more than {MAX_PIXELS // 10**6} megapixels. Scale it down first."
             ) from None
-        except (OSError, SyntaxError, EOFError) as error:
+        except DAMAGE as error:
             raise ValueError(f"{name} is damaged: {error}.") from None
 
 
+# what Pillow raises for damaged files, but for ValueError
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    IndexError,
+    KeyError,
+    TypeError,
+    ZeroDivisionError,
+)
 _WARNINGS = threading.Lock()  # what is warned of is one setting for all threads
 
 

@@ -132,6 +132,15 @@ class _RandomDrop(keras.layers.Layer):
         """Keeps the rate in a variable from now on. Call before tracing, in the strategy's scope."""
         self._hidden.make_variable()
 
+    @contextlib.contextmanager
+    def fixed_rate(self):
+        """Within the block the rate is a constant, for what is traced there."""
+        variable, self._hidden.variable = self._hidden.variable, None
+        try:
+            yield
+        finally:
+            self._hidden.variable = variable
+
     def fix_rate(self):
         """Makes the rate a constant again; later traces (an export, say) bake it in."""
         self._hidden.variable = None
@@ -675,6 +684,7 @@ def side_of(model, image_size=None):
             f"Model {model.name!r} takes pictures of {shape[1]} pixels alone. Received "
             f"image_size={image_size}: leave it out, or build the model without `input_shape`."
         )
+    check_preprocessing(model)
     pixels = find_pixels(model)
     side = image_size or shape[1] or (pixels and pixels.image_size) or 224
     if side % side_multiple(model):
@@ -683,6 +693,17 @@ def side_of(model, image_size=None):
             f"Received: {side}."
         )
     return side
+
+
+def check_preprocessing(model):
+    """Refuses a model that does not normalise pixels itself."""
+    pixels = find_pixels(model)
+    if pixels is not None and not pixels.enabled:
+        raise ValueError(
+            f"Model {model.name!r} was built with include_preprocessing=False and takes what "
+            "preprocess_input(x, model=model) makes; here models take pixels 0..255. Build it with "
+            "include_preprocessing=True and load its weights."
+        )
 
 
 def side_multiple(model):

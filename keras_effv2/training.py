@@ -277,6 +277,7 @@ class _Run:
                 f"{len(self.data.class_names)} classes. Build the model with "
                 f"classes={len(self.data.class_names)}."
             )
+        layers.check_preprocessing(self.model)
         multiple = layers.side_multiple(self.model)
         for phase in self.phases:
             size = self.image_size(phase)

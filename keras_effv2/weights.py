@@ -7,7 +7,9 @@ another shape. TensorFlow is imported only inside the functions that read its fo
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -199,7 +201,7 @@ def open_checkpoint(model, weights, top=True):
     if weights.startswith("hub:"):
         return read(_resolve_hub(weights.removeprefix("hub:")))
     if _looks_like_path(weights):
-        return read(weights)
+        return _as_released(model, read(weights), weights)
     rows = list_weights(model)
     known = (
         f"Known tags: {', '.join(row.tag for row in rows)}."
@@ -209,6 +211,21 @@ def open_checkpoint(model, weights, top=True):
     raise ValueError(
         f"{model} has no weights {weights!r}. {known} Or pass the path of a file you have."
     )
+
+
+def _as_released(model, checkpoint, path):
+    """A file that lies here under its released name has the contract of that release."""
+    parts = {part.removesuffix(".tgz") for part in pathlib.PurePath(path).parts}
+    for row in list_weights(model):
+        if checkpoint.pixels is None and pathlib.PurePath(row.url).stem in parts:
+            return dataclasses.replace(checkpoint, pixels=row.pixels, activation=row.activation)
+    if checkpoint.pixels is None and checkpoint.layout == "automl":
+        logging.warning(
+            "%s does not say how its pixels are scaled: the releases differ. Keep the name of the "
+            "archive in its path, or give `pixels`.",
+            path,
+        )
+    return checkpoint
 
 
 def _looks_like_path(weights):
@@ -622,6 +639,10 @@ def download(row, top=True):
     if not top and row.url_notop:
         url, expected = row.url_notop, row.hash_notop
     mirror = os.environ.get("KERAS_EFFV2_MIRROR")
+    if mirror and "://" not in mirror:
+        raise ValueError(
+            f"KERAS_EFFV2_MIRROR is an address such as https://host/path. Received: {mirror!r}."
+        )
     remote = url.replace(STORAGE, mirror.rstrip("/") + "/") if mirror else url
     folder = home()
     folder.mkdir(parents=True, exist_ok=True)
@@ -639,6 +660,11 @@ def download(row, top=True):
         elif expected is not None:
             _check_hash(path, expected, remote)
         if row.hash is None and not _pin(path).exists():
+            try:
+                read(path)
+            except ValueError as error:
+                path.unlink()
+                raise ValueError(f"{remote} sent no checkpoint; it was deleted. {error}") from error
             pin = _pin(path).with_suffix(".new")
             pin.write_text(_digest(path, "sha256"), encoding="ascii")
             os.replace(pin, _pin(path))
@@ -651,11 +677,12 @@ def _pin(path):
 
 @contextlib.contextmanager
 def _lock(path):
-    """Keeps other processes out; the kernel lets go if this one dies."""
+    """Keeps other processes out, where the file system has locks; the kernel lets go if this dies."""
     import fcntl
 
     with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -668,7 +695,12 @@ def _fetch(url, path, expected):
                     size = int(reply.headers.get("Content-Length") or 0)
                     logging.info("Downloading %s (%.0f MB).", url, size / 1e6)
                     shutil.copyfileobj(reply, file, 1 << 20)
-            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            except (
+                urllib.error.URLError,
+                http.client.HTTPException,
+                TimeoutError,
+                ConnectionError,
+            ) as error:
                 reason = getattr(error, "reason", error)
                 raise OSError(
                     f"{url} could not be downloaded: {reason}. Check the network, set "
@@ -681,7 +713,15 @@ def _fetch(url, path, expected):
             )
         if expected is not None:
             _check_hash(pathlib.Path(temporary), expected, url)
+        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"No room in {path.parent} for {url}: make some, or point KERAS_EFFV2_HOME elsewhere",
+        ) from error
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
@@ -692,9 +732,12 @@ def _check_hash(path, expected, url):
     found = _digest(path, kind)
     if found != value:
         os.remove(path)
+        whose = "of the file that was released"
+        if kind == "sha256":  # none was published
+            whose = f"of the first download, which {_pin(home() / url.rsplit('/', 1)[-1])} keeps"
         raise ValueError(
-            f"{url} has {kind} {found}, expected {value}: not the file that was released. The copy "
-            "was deleted; try again, or ask who serves it."
+            f"{url} has {kind} {found}, expected {value}, {whose}. The copy was deleted; try again, "
+            "or ask who serves it."
         )
 
 
@@ -731,6 +774,8 @@ def unpack(archive, folder):
                 members.append(member)
             tar.extractall(folder, members, filter="data")
     except (tarfile.TarError, EOFError, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise OSError(errno.ENOSPC, f"No room in {folder} to unpack {archive}") from error
         raise ValueError(
             f"{archive} is a damaged archive ({error}). It may be cut off: get it again."
         ) from error

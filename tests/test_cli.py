@@ -148,6 +148,8 @@ def test_what_effv2_says_of_itself(capsys):
         ("predict {torn} --model_file={model}", 1, "torn.jpg is "),
         ("predict {photo} --model_file=no.keras", 1, "There is no model file no.keras."),
         ("predict {photo} --weights=best", 1, "has no weights 'best'. Known tags: imagenet,"),
+        ("predict {photo} --model=CoAtNet0", 2, "no weights of CoAtNet0 were ever released"),
+        ("predict {photo} --model_file={model} --weights=x", 2, "has weights of its own"),
         ("predict {photo} --top=0", 2, "--top=0: 0 is not a positive integer"),
         ("train --data=digits", 2, "--workdir is missing"),
         ("train --workdir={work}", 2, "--data is missing"),

@@ -6,8 +6,10 @@ import io
 import os
 import pathlib
 import shutil
+import struct
 import sys
 import tarfile
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -686,3 +688,28 @@ def test_the_typical_side_is_the_median_of_the_shorter_sides(tmp_path):
     for i in range(2):
         (root / "cat" / f"huge{i}.png").write_bytes(encoded(noise(i, 40, 30)))
     assert data.load(f"folder:{root}").train.typical_side() == 12
+
+
+def test_exif_that_cannot_be_read_is_no_damage(tmp_path):
+    """The picture is whole; what cannot be read of its rotation is left out."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    exif[0x011A] = 72.0
+    content = bytearray(encoded(noise(1, 24, 32), "JPEG", exif=exif))
+    at = content.index(b"Exif\x00\x00") + 6
+    assert content[at : at + 2] in (b"II", b"MM")
+    big = content[at : at + 2] == b"MM"
+    tag = (0x011A).to_bytes(2, "big" if big else "little")
+    entry = content.index(tag, at)
+    content[entry + 2 : entry + 4] = (10).to_bytes(2, "big" if big else "little")
+    (tmp_path / "odd.jpg").write_bytes(content)
+    assert imagenet.read_image(tmp_path / "odd.jpg").size == 24 * 32 * 3
+    assert data._is_whole(str(tmp_path / "odd.jpg"))
+
+
+def test_whatever_pillow_raises_is_damage(tmp_path, monkeypatch):
+    (tmp_path / "x.jpg").write_bytes(encoded(noise(1), "JPEG"))
+    for error in (struct.error("short"), RuntimeError("codec"), KeyError(5)):
+        monkeypatch.setattr(Image.Image, "convert", mock.Mock(side_effect=error))
+        with pytest.raises(ValueError, match="x.jpg is damaged"):
+            imagenet.read_image(tmp_path / "x.jpg")

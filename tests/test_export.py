@@ -295,6 +295,44 @@ def test_pixels_are_normalised_once(tmp_path, monkeypatch):
     close(tf.saved_model.load(str(tmp_path / "hub"))(images / 255), logits(model, images))
 
 
+def test_rates_vary_on_after_an_export(tmp_path, monkeypatch):
+    """An export during a training must not switch progressive dropout off."""
+    monkeypatch.setattr(exporting, "_verify", lambda *arguments: None)
+    model = small()
+    dropouts = [x for x in layers.walk(model) if hasattr(x, "vary_rate")]
+    for layer in dropouts:
+        layer.vary_rate()
+        layer.rate = 0.0
+    step = tf.function(lambda x: model(x, training=True))
+    images = tf.constant(pictures(2, 32, 32))
+    before = step(images).numpy()
+    kev.export_hub(model, tmp_path / "hub")
+    kev.export(model, tmp_path / "lean", images=pictures(2, 32, 32))
+    for layer in dropouts:
+        layer.rate = 0.9
+    assert dropouts and not np.allclose(step(images), before, atol=1e-4)
+
+
+def test_layers_of_keras_that_draw_at_random(tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "_verify", lambda *arguments: None)
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, small()(keras.layers.RandomFlip()(inputs)))
+    kev.export_hub(model, tmp_path / "hub")
+    images = pictures(2, 32, 32)
+    served = tf.saved_model.load(str(tmp_path / "hub"))(images / 255, training=False)
+    close(tf.nn.softmax(served), model(images, training=False))
+
+
+def test_what_stands_before_a_hub_layer_takes_hub_images(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "_verify", lambda *arguments: None)
+    inputs = keras.Input((None, None, 3))
+    x = kev.HubLayer(network.folder / "hub")(keras.layers.Resizing(32, 32)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(4)(x))
+    kev.export_hub(model, tmp_path / "hub")
+    images = pictures(2, 48, 48) / 255
+    close(tf.saved_model.load(str(tmp_path / "hub"))(images), model(images))
+
+
 def test_mirrored_mixed_precision_model_exports(tmp_path):
     images = pictures(4, 32, 32)
     policy = keras.config.dtype_policy()
@@ -381,6 +419,21 @@ def test_wrong_arguments(tmp_path):
     for format, quantize in (("onnx", "int8"), ("tflite", "int4")):
         with pytest.raises(ValueError, match="quantize"):
             kev.export(model, here, format, quantize=quantize)
+    pooled = efficientnet_v2.build(
+        tiny_efficientnet_row(), weights=None, include_top=False, pooling="avg"
+    )
+    with pytest.raises(ValueError, match="has no classes: export it with kind='feature_vector'"):
+        kev.export_hub(pooled, here)
+    pyramid = efficientnet_v2.build(tiny_efficientnet_row(), weights=None, features="reduction_3")
+    bare = efficientnet_v2.build(tiny_efficientnet_row(), weights=None, include_preprocessing=False)
+    for export in (kev.export_hub, kev.export):
+        with pytest.raises(ValueError, match="Build it without `features`, or with pooling"):
+            export(pyramid, here)
+    with pytest.raises(ValueError, match="include_preprocessing=False"):
+        kev.export(bare, here)
+    for shape in ((32, 32, 3), (0, 32, 32, 3), (2, 32, 32, 1)):
+        with pytest.raises(ValueError, match=r"array \(n, height, width, 3\).*Received shape"):
+            kev.export(model, here, images=np.zeros(shape))
     assert list(tmp_path.iterdir()) == []
     here.write_text("mine")
     for export in (kev.export_hub, kev.export):

@@ -203,19 +203,49 @@ def test_a_remote_handle_needs_trust_or_a_hash(saved, packed, server, monkeypatc
     close(kev.HubLayer(server, sha256=kev.HubLayer(saved).hash)(IMAGES), formula(IMAGES))
     with pytest.raises(ValueError, match="expected 00"):
         kev.HubLayer(server, sha256="00")
+    with pytest.raises(OSError, match="nowhere.tar.gz could not be fetched"):
+        kev.HubLayer(server.replace(packed.name, "nowhere.tar.gz"), trust=True)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_file_is_no_reason_to_trust_what_it_names(saved, packed, server, tmp_path, monkeypatch):
+    """Its hash comes from the file, too: nothing is fetched before the user says so."""
+    pytest.importorskip("tensorflow_hub")
+    monkeypatch.setattr(kev.HubLayer, "trusted", set())
+    address = f"{server}/{packed.name}"
+    model_of(kev.HubLayer(address, trust=True)).save(tmp_path / "x.keras")
+    keras.saving.load_model(tmp_path / "x.keras")  # the process has named the address itself
+    kev.HubLayer.trusted.clear()
+    monkeypatch.setattr("tensorflow_hub.resolve", None)
+    with pytest.raises((ValueError, TypeError), match=r"wants to fetch and run.*trusted\.add"):
+        keras.saving.load_model(tmp_path / "x.keras")
+    monkeypatch.undo()
+    kev.HubLayer.trusted.add(address)
+    keras.saving.load_model(tmp_path / "x.keras")
+
+
+def test_a_relative_handle_is_found_from_elsewhere(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(os.path.dirname(saved))
+    model_of(kev.HubLayer(os.path.basename(saved))).save(tmp_path / "x.keras")
+    monkeypatch.chdir(tmp_path)
+    close(keras.saving.load_model(tmp_path / "x.keras")(IMAGES), formula(IMAGES))
 
 
 def test_what_is_no_reusable_saved_model(saved, packed, tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no SavedModel"):
         kev.HubLayer(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="There is no SavedModel archive"):
+    with pytest.raises(FileNotFoundError, match="There is no SavedModel"):
         kev.HubLayer(tmp_path / "nowhere.tar.gz")
+    with pytest.raises(FileNotFoundError, match="There is no SavedModel exports/flwers"):
+        kev.HubLayer("exports/flwers")
     with pytest.raises(FileNotFoundError, match="holds no SavedModel"):
         kev.HubLayer(tmp_path)
     half = tmp_path / "half.tar.gz"
     half.write_bytes(packed.read_bytes()[:700])
     with pytest.raises(ValueError, match="damaged"):
         kev.HubLayer(half)
+    half.write_bytes(packed.read_bytes())  # got again
+    close(kev.HubLayer(half)(IMAGES), formula(IMAGES))
     with tarfile.open(packed) as tar:
         tar.extractall(tmp_path / "torn", filter="data")
     (tmp_path / "torn/saved_model.pb").write_bytes(b"torn")

@@ -1,5 +1,6 @@
 """Loading: every format, and every way in which it can go wrong."""
 
+import errno
 import hashlib
 import http.server
 import io
@@ -259,14 +260,59 @@ def test_failed_downloads_leave_nothing(served, error, words, server, tmp_path, 
     assert cached(tmp_path) == []
 
 
-def test_first_download_is_trusted_and_pinned(server, tmp_path):
-    server[0]["/w.tgz"] = (b"one", 3)
-    path = weights.download(row(name="w.tgz"))
+def test_first_download_is_trusted_and_pinned(server, tmp_path, tiny_effnet):
+    write_legacy(tiny_effnet(), tmp_path / "w.h5")
+    content = (tmp_path / "w.h5").read_bytes()
+    server[0]["/w.h5"] = (b"<html>log in first</html>", 25)
+    with pytest.raises(ValueError, match="sent no checkpoint; it was deleted.*web page"):
+        weights.download(row())
+    assert cached(tmp_path) == []  # rubbish is not what has to come ever after
+    server[0]["/w.h5"] = (content, len(content))
+    path = weights.download(row())
+    assert path.stat().st_mode & 0o777 == 0o644
     path.unlink()
-    server[0]["/w.tgz"] = (b"two", 3)
-    with pytest.raises(ValueError, match="sha256"):
-        weights.download(row(name="w.tgz"))
+    server[0]["/w.h5"] = (b"two", 3)
+    with pytest.raises(ValueError, match="first download, which .*home/w.h5.sha256 keeps"):
+        weights.download(row())
     assert not path.exists()
+
+
+def test_a_mirror_is_an_address(server, monkeypatch):
+    monkeypatch.setenv("KERAS_EFFV2_MIRROR", "myserver/x")
+    with pytest.raises(ValueError, match="KERAS_EFFV2_MIRROR is an address.*'myserver/x'"):
+        weights.download(row(b"good"))
+
+
+def test_a_full_disk_is_told(server, tmp_path, monkeypatch):
+    server[0]["/w.h5"] = (b"good", 4)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(weights.shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No room in .*home for http.*KERAS_EFFV2_HOME"):
+        weights.download(row(b"good"))
+    assert cached(tmp_path) == []
+
+
+def test_a_released_archive_has_the_contract_of_its_release(
+    tiny_effnet, tmp_path, monkeypatch, caplog
+):
+    """By its name; under another one the user is told."""
+    released = weights.Row(
+        "TinyEfficientNetV2", "21k", 10, "127.5", "sigmoid", f"{weights.STORAGE}x/tiny-21k.tgz"
+    )
+    monkeypatch.setitem(weights.CHECKPOINTS, ("TinyEfficientNetV2", "21k"), released)
+    for name in ("tiny-21k", "renamed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_automl(tiny_effnet(), folder / "model")
+        pixels = layers.find_pixels(tiny_effnet(weights=str(folder)))
+        known = name == "tiny-21k"
+        assert (pixels.pixels, pixels.activation) == (
+            ("127.5", "sigmoid") if known else ("128", "softmax")
+        )
+        assert ("does not say how its pixels are scaled" in caplog.text) != known
 
 
 def test_killed_between_download_and_rename(server, tmp_path, monkeypatch):
