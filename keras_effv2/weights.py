@@ -345,8 +345,13 @@ def _read_keras3(layers, origin):
         named = named and name is not None
         for position in variables:
             tensors[(name, key, position)] = np.asarray(variables[position])
+    tensors = {f"{name if named else key}/{i}": array for (name, key, i), array in tensors.items()}
+    if named:  # a model that was built into another one, under a name of its own
+        common = os.path.commonprefix(list(tensors))
+        prefix = common[: common.rfind("_") + 1]
+        tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
     checkpoint = Checkpoint(
-        {f"{name if named else key}/{i}": array for (name, key, i), array in tensors.items()},
+        tensors,
         "keras" if named else "indexed",
         origin,
         pixels=contract.get("pixels"),
@@ -487,14 +492,16 @@ def _resolve_hub(handle):
 # --------------------------------------------------------------------------------------- assign
 
 
-def assign(model, checkpoint, *, prefix="", fresh_head=False, unused="none"):
+def assign(model, checkpoint, *, own=None, prefix="", fresh_head=False, unused="none"):
     """Puts a checkpoint into a model, all of it or nothing.
 
     Args:
         model: A model of this package.
         checkpoint: What `open_checkpoint` returned.
+        own: The layers that it is for; None: all of the model.
         prefix: What the model's layer names start with.
-        fresh_head: Leave the model's layer `predictions` as it is.
+        fresh_head: Leave the model's layer `predictions` as it is, and what else of the head the
+            checkpoint lacks.
         unused: Tensors of the checkpoint that may stay unused: `"none"`, those of the `"head"`,
             or `"any"` (a model that is only a part of the network).
 
@@ -502,15 +509,17 @@ def assign(model, checkpoint, *, prefix="", fresh_head=False, unused="none"):
         ValueError: If a tensor is missing, left over or of another shape; lists the mismatches.
             The model is unchanged then.
     """
-    sources = _SOURCES[checkpoint.layout](model, prefix)
+    own = model.layers if own is None else own
+    sources = _SOURCES[checkpoint.layout](own, prefix)
     left = set(checkpoint.tensors)
     troubles, pairs = [], []
-    for layer in model.layers:
+    for layer in own:
         if not layer.weights:
             continue
         name = layer.name.removeprefix(prefix)
         keys = sources[layer.name]
-        if fresh_head and name == "predictions":
+        of_head = f"{name}/".startswith(_HEAD["keras"])
+        if fresh_head and of_head and (name == "predictions" or not left & set(keys)):
             left -= set(keys)
             continue
         for variable, key in zip(layer.weights, keys, strict=True):
@@ -549,17 +558,17 @@ _HEAD = {
 }
 
 
-def _by_name(model, prefix):
+def _by_name(own, prefix):
     return {
         layer.name: [f"{layer.name.removeprefix(prefix)}/{i}" for i in range(len(layer.weights))]
-        for layer in model.layers
+        for layer in own
     }
 
 
-def _by_index(model, prefix):
+def _by_index(own, prefix):
     """Keras 3 numbers the layers of each class: conv2d, conv2d_1, .."""
     counts, sources = {}, {}
-    for layer in model.layers:
+    for layer in own:
         kind = re.sub(r"\W+", "", type(layer).__name__)
         kind = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", kind)
         kind = re.sub(r"([a-z])([A-Z])", r"\1_\2", kind).lower()
@@ -569,9 +578,9 @@ def _by_index(model, prefix):
     return sources
 
 
-def _by_automl_name(model, prefix):
+def _by_automl_name(own, prefix):
     """google/automl numbers blocks through and names the layers in a block by class and index."""
-    names = [layer.name.removeprefix(prefix) for layer in model.layers]
+    names = [layer.name.removeprefix(prefix) for layer in own]
     blocks = {}
     for name in names:
         match = re.match(r"block(\d+)([a-z]+)_", name)
@@ -598,7 +607,7 @@ def _by_automl_name(model, prefix):
         for i, name in enumerate(("se_reduce", "se_expand")):
             conv = f"se/conv2d{f'_{i}' if i else ''}"
             automl[block + name] = [f"{scope}{conv}/kernel", f"{scope}{conv}/bias"]
-    return {layer.name: automl.get(layer.name.removeprefix(prefix), []) for layer in model.layers}
+    return {layer.name: automl.get(layer.name.removeprefix(prefix), []) for layer in own}
 
 
 _SOURCES = {"keras": _by_name, "indexed": _by_index, "automl": _by_automl_name}

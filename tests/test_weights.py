@@ -28,7 +28,7 @@ def images():
 
 def write_automl(model, prefix):
     """A TF1 checkpoint as google/automl's, with averages, slots and a step counter."""
-    names = weights._by_automl_name(model, "")
+    names = weights._by_automl_name(model.layers, "")
     tensors = {
         f"efficientnetv2-tiny/{name}": value
         for layer in model.layers
@@ -418,3 +418,33 @@ def test_geometry_travels_with_a_file(form, tiny_effnet, tmp_path):
         other = tiny_effnet()
         other.load_weights(path)
         assert layers.find_pixels(other).image_size == 160
+
+
+def test_weights_behind_layers_of_ones_own(tiny_effnet, images, tmp_path):
+    """What stands before `input_tensor` is no business of the checkpoint's; names may differ."""
+    model = tiny_effnet()
+    model.save_weights(tmp_path / "w.weights.h5")
+    inputs = keras.Input((64, 64, 3))
+    x = keras.layers.Dense(3, kernel_initializer="identity")(inputs)
+    built = tiny_effnet(input_tensor=x, weights=str(tmp_path / "w.weights.h5"), name="one")
+    np.testing.assert_allclose(built(images), model(images), atol=1e-5)
+    built.save_weights(tmp_path / "one.weights.h5")
+    x = keras.layers.Rescaling(1.0)(keras.Input((64, 64, 3)))
+    inner = tiny_effnet(input_tensor=x, weights=str(tmp_path / "w.weights.h5"), name="two")
+    inner.save_weights(tmp_path / "two.weights.h5")
+    again = tiny_effnet(weights=str(tmp_path / "two.weights.h5"))
+    np.testing.assert_allclose(again(images), model(images), atol=1e-5)
+
+
+def test_a_coatnet_backbone_takes_a_new_head(tiny_coatnet, tmp_path):
+    """Its norm and hidden layer belong to the head, which a backbone lacks."""
+    backbone = tiny_coatnet(include_top=False, input_shape=(64, 64, 3))
+    backbone.save_weights(tmp_path / "b.weights.h5")
+    model = tiny_coatnet(classes=3, weights=str(tmp_path / "b.weights.h5"), input_shape=(64, 64, 3))
+    source = {layer.name: layer for layer in backbone.layers}
+    for layer in model.layers:
+        if layer.weights and layer.name in source:
+            for one, other in zip(
+                layer.get_weights(), source[layer.name].get_weights(), strict=True
+            ):
+                np.testing.assert_array_equal(one, other)

@@ -98,6 +98,7 @@ def build(
     else:
         x = input_tensor
         inputs = keras.utils.get_source_inputs(input_tensor)
+        inputs = inputs[0] if len(inputs) == 1 else inputs
     contract = layers.Pixels(
         pixels,
         enabled=include_preprocessing,
@@ -145,9 +146,11 @@ def build(
         levels[id(layer.output)]: layer.name for layer in model.layers if id(layer.output) in levels
     }
     if checkpoint is not None:
+        before = set() if input_tensor is None else set(keras.Model(inputs, input_tensor).layers)
         checkpoints.assign(
             model,
             checkpoint,
+            own=[layer for layer in model.layers if layer not in before],
             prefix=prefix,
             fresh_head=fresh_head,
             unused="any" if features else "none" if include_top else "head",
