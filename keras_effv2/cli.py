@@ -797,16 +797,17 @@ def _export(values, _):
                 f"--{flag} goes with --format={' or '.join(formats)}; received "
                 f"--format={values.format}"
             )
-    model = _model(values)
     if values.format == "hub":
-        print(exporting.export_hub(model, values.output, values.kind))
+        done = os.path.exists(os.path.join(values.output, "saved_model.pb"))
+        if not (done and values.publish):  # what a dry run has shown is sent as it is
+            print(exporting.export_hub(_model(values), values.output, values.kind))
         if values.publish:
             for name, size in exporting.publish(
                 values.output, values.publish, values.handle, values.dry_run
             ):
                 print(f"{'would send' if values.dry_run else 'sent'} {name} ({size} bytes)")
         return
-    images = None
+    model, images = _model(values), None
     if values.images:
         pixels = layers.find_pixels(model)
         geometry = (pixels.image_size, pixels.crop, pixels.resize) if pixels else (224,)

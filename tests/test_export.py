@@ -16,7 +16,7 @@ import tensorflow as tf
 from conftest import mirrored, tiny_coatnet_row, tiny_efficientnet_row
 
 import keras_effv2 as kev
-from keras_effv2 import exporting, layers
+from keras_effv2 import cli, exporting, layers
 from keras_effv2.models import coatnet, efficientnet_v2
 
 LABELS = [f"flower {i}" for i in range(10)]
@@ -583,7 +583,11 @@ def test_publish(network, monkeypatch):
     }
     sent = []
     kaggle = types.SimpleNamespace(model_upload=lambda *given: sent.append(given))
-    face = types.SimpleNamespace(upload_folder=lambda **given: sent.append(given))
+    made = []
+    face = types.SimpleNamespace(
+        create_repo=lambda name, exist_ok: made.append(name),
+        upload_folder=lambda **given: sent.append(given),
+    )
     for module, value in (("kagglehub", kaggle), ("huggingface_hub", face)):
         monkeypatch.setitem(sys.modules, module, None)  # not installed
         to = "kaggle" if value is kaggle else "hf"
@@ -594,6 +598,13 @@ def test_publish(network, monkeypatch):
         assert dict(exporting.publish(hub, to, "me/flowers")) == on_disk and not sent
         exporting.publish(hub, to, "me/flowers", dry_run=False)
         assert "me/flowers" in str(sent.pop()) and not sent
+    assert made == ["me/flowers"]
+    monkeypatch.setattr(kaggle, "model_upload", lambda *_: 1 / 0)
+    with pytest.raises(OSError, match="me/flowers could not be uploaded: .*logged in"):
+        exporting.publish(hub, "kaggle", "me/flowers", dry_run=False)
+    # a dry run leaves the export, the next command sends it
+    command = ["export", "--output=" + hub, "--publish=hf", "--handle=me/flowers", "--nodry_run"]
+    assert cli.main(command) == 0 and "me/flowers" in str(sent.pop())
     with pytest.raises(ValueError, match="'kaggle' or 'hf'.*'ftp'"):
         exporting.publish(hub, "ftp", "me/flowers")
     with pytest.raises(FileNotFoundError, match="export_hub first"):

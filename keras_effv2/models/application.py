@@ -8,6 +8,7 @@ import dataclasses
 import string
 
 import keras
+import numpy as np
 from absl import logging
 
 from keras_effv2 import layers
@@ -180,7 +181,7 @@ def _check(variant, family, include_top, input_tensor, input_shape, pooling, cla
         )
     if pooling not in (None, "avg", "max"):
         raise ValueError(f"`pooling` is None, 'avg' or 'max'. Received: pooling={pooling!r}.")
-    if classes is not None and (not isinstance(classes, int) or classes < 1):
+    if classes is not None and (not isinstance(classes, (int, np.integer)) or classes < 1):
         raise ValueError(f"`classes` is a positive integer. Received: classes={classes!r}.")
     shape = input_shape
     if input_tensor is not None:
