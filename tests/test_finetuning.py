@@ -229,7 +229,7 @@ def test_several_labels_are_refused(start, tmp_path):
     colours = tiny_data()
     train = TwoLabels(colours.class_names, colours.train.labels, colours.train.pictures)
     colours = dataclasses.replace(colours, train=train)
-    with pytest.raises(ValueError, match="one label a picture; here one has 2.*loss='sigmoid'"):
+    with pytest.raises(ValueError, match="one label a picture; one here has 2.*loss='sigmoid'"):
         finetuning.finetune(
             "EfficientNetV2B0", colours, tmp_path / "run", weights=start[1], image_size=32
         )
