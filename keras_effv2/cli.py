@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import typing
+import zipfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -193,6 +194,10 @@ def _model(values, **arguments):
     if values.model_file:
         if not os.path.exists(values.model_file):
             raise FileNotFoundError(f"There is no model file {values.model_file}.")
+        if values.model_file.endswith(".keras") and not zipfile.is_zipfile(values.model_file):
+            raise ValueError(
+                f"{values.model_file} is no whole .keras file. It may be cut off: get it again."
+            )
         try:
             return keras.models.load_model(values.model_file)
         except (ValueError, OSError, TypeError, KeyError) as error:

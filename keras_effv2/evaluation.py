@@ -125,6 +125,7 @@ def _labels(targets, scores, outputs):
 
 def probabilities(model):
     """A function from images to probabilities, whatever the last activation of the model is."""
+    layers.require_tensorflow("Evaluation")
     logits = layers.logits_of(model)
     pixels = layers.find_pixels(model)
     sigmoid = pixels is not None and pixels.activation == "sigmoid"

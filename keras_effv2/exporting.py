@@ -96,6 +96,7 @@ def export_hub(model, path, kind="classification", labels=None):
     """
     if kind not in KINDS:
         raise ValueError(f"`kind` is one of {', '.join(KINDS)}. Received: {kind!r}.")
+    layers.require_tensorflow("Export")
     if kind == "classification":
         _check_outputs(model)
         _check_head(model)
@@ -430,6 +431,7 @@ def export(
             "`quantize` is None, 'float16' or 'int8', and goes with format='tflite'. Received: "
             f"quantize={quantize!r}, format={format!r}."
         )
+    layers.require_tensorflow("Export")
     _check_outputs(model)
     layers.check_preprocessing(model)
     net = model if layers.is_dynamic(model) else layers.dynamic_clone(model)

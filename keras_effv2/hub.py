@@ -8,11 +8,10 @@ import tempfile
 import keras
 import tensorflow as tf
 
-from keras_effv2 import weights
-from keras_effv2.layers import PACKAGE, replicas
+from keras_effv2 import layers, weights
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
+@keras.saving.register_keras_serializable(layers.PACKAGE)
 class HubLayer(keras.layers.Layer):
     """Puts a reusable SavedModel into a Keras 3 model, to use or to fine-tune.
 
@@ -53,6 +52,7 @@ class HubLayer(keras.layers.Layer):
     trusted = set()
 
     def __init__(self, handle, trainable=False, *, sha256=None, trust=False, **kwargs):
+        layers.require_tensorflow("HubLayer")
         super().__init__(trainable=trainable, **kwargs)
         self.handle = os.fspath(handle)
         folder = _resolve(self.handle, sha256, trust)
@@ -110,7 +110,7 @@ class HubLayer(keras.layers.Layer):
         training = bool(training) and self.trainable
         inputs = tf.cast(inputs, tf.float32)
         outputs = function(inputs, training=training)
-        if training and replicas() > 1:
+        if training and layers.replicas() > 1:
             self._average_statistics()
         return outputs
 

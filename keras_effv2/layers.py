@@ -695,6 +695,15 @@ def side_of(model, image_size=None):
     return side
 
 
+def require_tensorflow(what):
+    """Refuses what is written in TensorFlow while Keras runs on something else."""
+    if not _on_tensorflow():
+        raise RuntimeError(
+            f"{what} runs on TensorFlow alone, Keras runs on {keras.backend.backend()} here. Set "
+            "KERAS_BACKEND=tensorflow before Python starts."
+        )
+
+
 def check_preprocessing(model):
     """Refuses a model that does not normalise pixels itself."""
     pixels = find_pixels(model)

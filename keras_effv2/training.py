@@ -105,6 +105,7 @@ def train(
         SystemExit: With code 143 after SIGTERM, when the checkpoint is saved.
         KeyboardInterrupt: After Ctrl-C, when the checkpoint is saved; a second one does not wait.
     """
+    layers.require_tensorflow("Training")
     if "://" in str(workdir):
         raise ValueError(
             f"`workdir` is a local folder. Received: {workdir}. Train into a local folder and copy "

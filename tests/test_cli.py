@@ -147,6 +147,11 @@ def test_what_effv2_says_of_itself(capsys):
         ("predict {none} --model_file={model}", 1, "none.jpg: No such file or directory."),
         ("predict {torn} --model_file={model}", 1, "torn.jpg is "),
         ("predict {photo} --model_file=no.keras", 1, "There is no model file no.keras."),
+        (
+            "predict {photo} --model_file={cut}",
+            1,
+            "cut.keras is no whole .keras file. It may be cut",
+        ),
         ("predict {photo} --weights=best", 1, "has no weights 'best'. Known tags: imagenet,"),
         ("predict {photo} --model=CoAtNet0", 2, "no weights of CoAtNet0 were ever released"),
         ("predict {photo} --model_file={model} --weights=x", 2, "has weights of its own"),
@@ -230,7 +235,9 @@ def test_misuse_gets_a_sentence(command, code, message, folder, model_file, tmp_
         "model": model_file,
         "work": tmp_path / "work",
         "empty": tmp_path,
+        "cut": tmp_path / "cut.keras",
     }
+    places["cut"].write_bytes(model_file.read_bytes()[:2000])
     got, out, err = run(capsys, *command.format(**places).split())
     assert got == code, err
     assert message in err + ("" if message else out)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_effv2 as kev
 from keras_effv2 import layers
 
 
@@ -245,3 +246,20 @@ def test_logits_of_a_head_that_is_a_model(outer):
     if outer == "functional":  # the logits hang on the model's own inputs, as the exporters need
         both = keras.Model(model.input, [body.output, logits.outputs[0]])
         np.testing.assert_allclose(both(x)[1], logits(x), atol=1e-6)
+
+
+def test_other_backends_get_a_sentence(monkeypatch, tmp_path):
+    """What is written in TensorFlow says so before TensorFlow's own words do."""
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs)))
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    calls = {
+        "Training": lambda: kev.train(model, None, None, tmp_path / "run"),
+        "Evaluation": lambda: kev.evaluate(model, kev.data.load("digits")),
+        "Export": lambda: kev.export(model, tmp_path / "x"),
+        "HubLayer": lambda: kev.HubLayer(tmp_path),
+    }
+    for what, call in calls.items():
+        with pytest.raises(RuntimeError, match=f"{what} runs on TensorFlow alone.*jax here"):
+            call()
+    assert list(tmp_path.iterdir()) == []
