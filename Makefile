@@ -19,7 +19,7 @@ demo: $(VENV)/.installed   ## train, evaluate, export, reload and predict on emb
 	$(BIN)/python -m keras_effv2.demo runs/demo
 
 test: $(VENV)/.installed   ## the default tests, two files at a time
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=8
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=8
 
 slow: $(VENV)/.installed   ## the slow tests
 	$(BIN)/python -m pytest -q -m slow --durations=8

@@ -565,7 +565,10 @@ class _Run:
         )
         self.model.stop_training = False
         if not resumed_from and self.recipe.patience and self.data.validation is not None:
-            self._keep_best(self._evaluate(self.data.validation, self._eval_size())[0])
+            loss, _ = self._evaluate(self.data.validation, self._eval_size())
+            # a network that knows nothing yet is not to be kept, however badly it learns
+            if loss < 0.9 * self._loss_of_nothing():
+                self._keep_best(loss)
         if rollback and not resumed_from:
             self.save()  # the first epoch can break too
         rollbacks = 0
@@ -590,6 +593,13 @@ class _Run:
                     logging.warning("Rolled back from step %d to step %d.", broken, self.step)
             log.on_train_end()
         return self._finish(resumed_from)
+
+    def _loss_of_nothing(self):
+        """The loss of equal logits."""
+        classes = len(self.data.class_names)
+        label = tf.one_hot([0], classes)
+        plain = dataclasses.replace(self.recipe, label_smoothing=0.0)
+        return float(cross_entropy(label, tf.zeros((1, classes)), plain)[0])
 
     def _keep_best(self, loss):
         """Notes the (averaged) weights if their validation loss is the lowest so far."""
