@@ -114,7 +114,7 @@ def _help(name, command, values):
             *_meanings(recipes.Recipe, fields),
             "phases of progressive learning, --ramp.ARGUMENT=FIRST,LAST (what is left out stays the "
             "recipe's):",
-            *_meanings(progressive.ramp, [key for key in _ramp_arguments() if key != "epochs"]),
+            *_meanings(progressive.ramp, _ramp_arguments()),
         ]
     return "\n".join(lines)
 
@@ -149,6 +149,16 @@ def _define_model(values):
     _define_name(values)
     flags.DEFINE_string("weights", None, "Tag or path of weights.", flag_values=values)
     flags.DEFINE_string("model_file", None, "A saved .keras model instead.", flag_values=values)
+
+
+def _define_image_size(values):
+    flags.DEFINE_integer(
+        "image_size",
+        None,
+        "Side in pixels; default: the model's.",
+        lower_bound=1,
+        flag_values=values,
+    )
 
 
 def _define_run(values):
@@ -285,13 +295,7 @@ def _define_predict(values):
     _define_model(values)
     _define_format(values)
     flags.DEFINE_integer("top", 5, "How many classes to name.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer(
-        "image_size",
-        None,
-        "Side in pixels; default: the model's.",
-        lower_bound=1,
-        flag_values=values,
-    )
+    _define_image_size(values)
     flags.DEFINE_integer("batch_size", 16, "Pictures at a time.", lower_bound=1, flag_values=values)
 
 
@@ -559,9 +563,10 @@ def _bounds(rows, epochs):
 
 
 def _ramp_arguments():
+    """Names of what `ramp` is told; the epochs are the recipe's."""
     from keras_effv2 import progressive
 
-    return inspect.signature(progressive.ramp).parameters
+    return [name for name in inspect.signature(progressive.ramp).parameters if name != "epochs"]
 
 
 def _ramped(recipe, settings):
@@ -571,14 +576,14 @@ def _ramped(recipe, settings):
     if not settings:
         return recipe
     fields = {field.name for field in dataclasses.fields(progressive.Phase)}
-    scheduled = [name for name in _ramp_arguments() if name in fields]
+    known = _ramp_arguments()
+    scheduled = [name for name in known if name in fields]
     count = len(recipe.phases)
     arguments = {"phases": count if count > 1 else min(4, recipe.epochs)}
     if recipe.phases:
         first, last = recipe.phases[0], recipe.phases[-1]
         pairs = {name: (getattr(first, name), getattr(last, name)) for name in scheduled}
         arguments |= {name: pair for name, pair in pairs.items() if None not in pair}
-    known = [name for name in _ramp_arguments() if name != "epochs"]
     for key, value in _pairs(settings).items():
         if key not in known:
             raise UsageError(f"ramp has no argument {key!r}; arguments: {', '.join(known)}")
@@ -678,13 +683,7 @@ def _define_evaluate(values):
     )
     flags.DEFINE_string("report_dir", None, "Folder for report.html.", flag_values=values)
     flags.DEFINE_integer("batch_size", 32, "Pictures at a time.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer(
-        "image_size",
-        None,
-        "Side in pixels; default: the model's.",
-        lower_bound=1,
-        flag_values=values,
-    )
+    _define_image_size(values)
 
 
 def _judged_data(values):

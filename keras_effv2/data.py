@@ -402,8 +402,7 @@ def _folder(path, validation, seed, strict):
             raise ValueError(
                 f"{path} has a folder {lone[0]!r}, which looks like a split, but no folder 'train' "
                 "with classes. Name the splits train, val and test, each with one sub-folder a "
-                "class; or give "
-                "the folder that holds the classes."
+                "class; or give the folder that holds the classes."
             )
         # one for each split
         whole = _read_classes(path, None, strict, least=3 if validation else 1)
@@ -442,13 +441,7 @@ def _identity(root, splits):
 
 def _read_classes(path, class_names, strict, least):
     """One split: `path/CLASS/picture`, at least so many pictures a class."""
-    classes = sorted(
-        name.rstrip("/")
-        for name in tf.io.gfile.listdir(path)
-        if not name.startswith(".")
-        and tf.io.gfile.isdir(tf.io.gfile.join(path, name))
-        and not _leads_back(path, name.rstrip("/"))
-    )
+    classes = sorted(_folders(path))
     if class_names is not None and set(classes) != set(class_names):
         raise ValueError(
             f"{path} has other classes than the training split: missing "
@@ -498,11 +491,17 @@ def _read_classes(path, class_names, strict, least):
     return Split(class_names, labels, files, skipped)
 
 
+def _folders(path):
+    """Yields the names of the folders in a folder that may be classes."""
+    for name in tf.io.gfile.listdir(path):
+        name = name.rstrip("/")
+        is_folder = not name.startswith(".") and tf.io.gfile.isdir(tf.io.gfile.join(path, name))
+        if is_folder and not _leads_back(path, name):
+            yield name
+
+
 def _has_folders(path):
-    return any(
-        not name.startswith(".") and tf.io.gfile.isdir(tf.io.gfile.join(path, name))
-        for name in (tf.io.gfile.listdir(path) if tf.io.gfile.isdir(path) else ())
-    )
+    return tf.io.gfile.isdir(path) and any(True for _ in _folders(path))
 
 
 def _leads_back(path, name):
@@ -550,21 +549,24 @@ def _damaged(files):
 
 
 def _unusable(files, threads):
-    bad = set()
-    for start in tqdm.trange(0, len(files), 1000, desc="checking pictures", delay=5, disable=None):
-        part = files[start : start + 1000]
-        bad |= {f for f, good in zip(part, threads.map(_is_whole, part), strict=True) if not good}
-    return bad
+    checks = _each(_is_whole, files, threads)
+    bar = tqdm.tqdm(checks, "checking pictures", len(files), delay=5, disable=None)
+    return {file for file, good in bar if not good}
 
 
 def _state_of(files, threads):
     """A hash that changes when a file does."""
     digest = hashlib.sha256()
+    for file, state in _each(_stat, files, threads):
+        digest.update(f"{file}\0{state}\0".encode())
+    return digest.hexdigest()[:32]
+
+
+def _each(function, files, threads):
+    """Yields the files, each with the function's answer; handed out in parts, to save memory."""
     for start in range(0, len(files), 1000):
         part = files[start : start + 1000]
-        for file, state in zip(part, threads.map(_stat, part), strict=True):
-            digest.update(f"{file}\0{state}\0".encode())
-    return digest.hexdigest()[:32]
+        yield from zip(part, threads.map(function, part), strict=True)
 
 
 def _stat(file):

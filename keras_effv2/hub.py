@@ -191,15 +191,4 @@ def _resolve(handle, sha256, trust):
             f"{handle} is remote, and a SavedModel is a program. Give its `sha256`, or pass "
             "trust=True if you trust whoever serves it."
         )
-    if weights.is_offline():
-        raise OSError(f"{handle} is remote and KERAS_EFFV2_OFFLINE is set. Unset it.")
-    try:
-        import tensorflow_hub
-    except ImportError:
-        raise ImportError(
-            f"Fetching {handle} needs tensorflow_hub: pip install 'keras_effv2[hub]'."
-        ) from None
-    try:
-        return tensorflow_hub.resolve(handle)
-    except Exception as error:  # whatever the resolver of the day raises
-        raise OSError(f"{handle} could not be fetched: {error}.") from error
+    return weights.resolve_hub(handle)

@@ -142,7 +142,7 @@ class _RandomDrop(keras.layers.Layer):
             self._hidden.variable = variable
 
     def fix_rate(self):
-        """Makes the rate a constant again; later traces (an export, say) bake it in."""
+        """Makes the rate a constant again; later traces bake it in."""
         self._hidden.variable = None
 
     def _probability(self):

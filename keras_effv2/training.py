@@ -597,9 +597,9 @@ class _Run:
     def _loss_of_nothing(self):
         """The loss of equal logits."""
         classes = len(self.data.class_names)
-        label = tf.one_hot([0], classes)
-        plain = dataclasses.replace(self.recipe, label_smoothing=0.0)
-        return float(cross_entropy(label, tf.zeros((1, classes)), plain)[0])
+        return float(
+            cross_entropy(tf.one_hot([0], classes), tf.zeros((1, classes)), self.recipe)[0]
+        )
 
     def _keep_best(self, loss):
         """Notes the (averaged) weights if their validation loss is the lowest so far."""

@@ -199,7 +199,7 @@ def open_checkpoint(model, weights, top=True):
             activation=row.activation,
         )
     if weights.startswith("hub:"):
-        return read(_resolve_hub(weights.removeprefix("hub:")))
+        return read(resolve_hub(weights.removeprefix("hub:")))
     if _looks_like_path(weights):
         return _as_released(model, read(weights), weights)
     rows = list_weights(model)
@@ -474,19 +474,25 @@ def _read_saved_model(path):
     )
 
 
-def _resolve_hub(handle):
+def resolve_hub(handle):
+    """The local folder of a remote SavedModel, which `tensorflow_hub` fetches or has kept.
+
+    Raises:
+        ImportError: If `tensorflow_hub` is not installed.
+        OSError: If it cannot be fetched, or offline mode forbids it.
+    """
     try:
         import tensorflow_hub
     except ImportError:
         raise ImportError(
-            f"Loading hub:{handle} needs tensorflow_hub: pip install 'keras_effv2[hub]'."
+            f"Fetching {handle} needs tensorflow_hub: pip install 'keras_effv2[hub]'."
         ) from None
     if is_offline():
-        raise OSError(f"hub:{handle} is remote and KERAS_EFFV2_OFFLINE is set. Unset it.")
+        raise OSError(f"{handle} is remote and KERAS_EFFV2_OFFLINE is set. Unset it.")
     try:
         return tensorflow_hub.resolve(handle)
     except Exception as error:  # whatever the resolver of the day raises
-        raise OSError(f"hub:{handle} could not be fetched: {error}.") from error
+        raise OSError(f"{handle} could not be fetched: {error}.") from error
 
 
 # --------------------------------------------------------------------------------------- assign
