@@ -151,6 +151,11 @@ def _define_model(values):
     flags.DEFINE_string("model_file", None, "A saved .keras model instead.", flag_values=values)
 
 
+def _define_precision(values, meaning):
+    choices = ["float32", "mixed_bfloat16", "mixed_float16"]
+    flags.DEFINE_enum("precision", "float32", choices, meaning, flag_values=values)
+
+
 def _define_image_size(values):
     flags.DEFINE_integer(
         "image_size",
@@ -636,6 +641,7 @@ def _define_finetune(values):
     flags.DEFINE_bool(
         "flip", True, "Mirror half of the pictures; not for letters.", flag_values=values
     )
+    _define_precision(values, "mixed_* where the device is faster in it; the model keeps it.")
     flags.DEFINE_integer("seed", 0, "Seed.", lower_bound=0, flag_values=values)
     flags.DEFINE_bool("hub", True, "Also export for TF Hub.", flag_values=values)
 
@@ -658,6 +664,7 @@ def _finetune(values, _):
         image_size=values.image_size,
         batch_size=values.batch_size,
         flip=values.flip,
+        precision=values.precision,
         seed=values.seed,
         strategy=strategy,
         hub=values.hub,
@@ -875,13 +882,7 @@ def _define_benchmark(values):
     flags.DEFINE_integer("image_size", 224, "Side in pixels.", flag_values=values)
     flags.DEFINE_integer("batch_size", 32, "Images a step.", flag_values=values)
     flags.DEFINE_integer("rounds", 7, "Timings of each side.", flag_values=values)
-    flags.DEFINE_enum(
-        "precision",
-        "float32",
-        ["float32", "mixed_bfloat16", "mixed_float16"],
-        "Dtype policy.",
-        flag_values=values,
-    )
+    _define_precision(values, "Dtype policy.")
     flags.DEFINE_bool("profile", False, "Show where a train step's time goes.", flag_values=values)
 
 

@@ -198,6 +198,7 @@ def finetune(
     image_size=None,
     batch_size=None,
     flip=True,
+    precision="float32",
     seed=0,
     strategy="auto",
     tpu="local",
@@ -221,11 +222,13 @@ def finetune(
             model and pictures.
         batch_size: Global batch size; None: by the size of the data.
         flip: Whether to mirror half of the pictures; not for letters or traffic signs.
+        precision: `"mixed_bfloat16"` or `"mixed_float16"` where the device is faster in it: recent
+            GPUs, TPUs, processors with AVX512_BF16 or AMX. The model keeps it.
         seed: Seed of everything.
         strategy: As `train`'s.
         tpu: As `train`'s.
         recipe: A `Recipe` instead of the planned one; goes without `epochs`, `image_size`,
-            `batch_size` and `flip`, and its seed counts.
+            `batch_size`, `flip` and `precision`, and its seed counts.
         hub: Whether to export for TF Hub.
 
     Returns:
@@ -255,13 +258,13 @@ def finetune(
             picture_side=data.train.typical_side(),
             replicas=strategy.num_replicas_in_sync,
         )
-        recipe = dataclasses.replace(recipe, flip=flip)
+        recipe = dataclasses.replace(recipe, flip=flip, precision=precision)
         if batch_size is not None:
             rate = recipe.learning_rate * batch_size / recipe.batch_size
             recipe = dataclasses.replace(recipe, batch_size=batch_size, learning_rate=rate)
-    elif (epochs, image_size, batch_size, flip) != (None, None, None, True):
+    elif (epochs, image_size, batch_size, flip, precision) != (None, None, None, True, "float32"):
         raise ValueError(
-            "A `recipe` says epochs, sizes, batch and flip itself: change it with "
+            "A `recipe` says epochs, sizes, batch, flip and precision itself: change it with "
             "dataclasses.replace and leave the other arguments out."
         )
 

@@ -209,8 +209,20 @@ def test_own_recipes(start, tmp_path):
         "EfficientNetV2B0", tiny_data(), tmp_path / "run", **options
     )
     assert result.steps == 6 and judged.images == 10
-    with pytest.raises(ValueError, match="says epochs, sizes, batch and flip itself"):
+    with pytest.raises(ValueError, match="says epochs, sizes, batch, flip and precision itself"):
         finetuning.finetune("EfficientNetV2B0", tiny_data(), tmp_path, epochs=3, **options)
+
+
+def test_mixed_precision(start, tmp_path):
+    """The network computes in bfloat16, from the file's weights to the export."""
+    options = {"weights": start[1], "epochs": 2, "image_size": 32, "precision": "mixed_bfloat16"}
+    colours = tiny_data(count=96)
+    result, judged = finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "run", **options)
+    assert result.model.get_layer("stem_conv").compute_dtype == "bfloat16"
+    assert judged.top1 >= 0.5 and judged.probabilities.dtype == np.float32
+    served = tf.saved_model.load(str(tmp_path / "run" / "hub"))
+    logits = served(colours.validation.pictures / np.float32(255), training=False).numpy()
+    np.testing.assert_allclose(tf.nn.softmax(logits), judged.probabilities, atol=0.02)
 
 
 def test_random_weights_are_told(start, tmp_path, caplog, monkeypatch):
