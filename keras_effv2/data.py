@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import tempfile
 
 import numpy as np
@@ -24,8 +23,11 @@ from keras_effv2 import augment as augmentation
 from keras_effv2 import checkpoints, imagenet, weights
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
-SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
-_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test", "testing"),
+}
 DIGITS_SIZE = 8
 
 # Above this many files contents are not hashed, and what is damaged is remembered.
@@ -40,14 +42,14 @@ class Data:
     Attributes:
         name: What `load` was given.
         class_names: Names of the classes, in the order of the labels.
-        train: Training split.
+        train: Training split; None for sets of TFDS that have none.
         validation: Split that may stop the training, or None.
         test: Split that is looked at once, or None.
     """
 
     name: str
     class_names: tuple[str, ...]
-    train: "Split"
+    train: "Split | None"
     validation: "Split | None" = None
     test: "Split | None" = None
 
@@ -61,9 +63,9 @@ def load(spec, *, validation=0.1, seed=0, strict=False):
             `test`. `"tfds:NAME"`: a TFDS image classification set that is prepared on this machine.
             `"cars:PATH"`: a folder with Stanford Cars' `car_ims.tgz` and `cars_annos.mat`.
         validation: Part of the training pictures, in [0, 0.5), split off where no split is given:
-            for a folder without splits once for `validation` and once for `test`; with `train` and
-            `val` only, a part of `train` becomes `validation` and `val` becomes `test`. With 0
-            nothing is split off: `train` has all that belongs to no other split.
+            for a folder of classes, or of `train` alone, once for `validation` and once for `test`;
+            with `train` and `val` only, a part of `train` becomes `validation` and `val` becomes
+            `test`. With 0 nothing is split off: `train` has all that belongs to no other split.
         seed: Seed of the split.
         strict: Whether a damaged picture is an error; otherwise it is skipped and named.
 
@@ -383,38 +385,38 @@ def _folder(path, validation, seed, strict):
     """Class sub-folders, with or without split folders above them."""
     if not tf.io.gfile.isdir(path):
         raise FileNotFoundError(f"There is no folder {path}. Check the path.")
-    below = {name.rstrip("/") for name in tf.io.gfile.listdir(path)}
-    found = {split: name for split, names in SPLITS.items() for name in names if name in below}
-    if "train" in found and not _has_folders(tf.io.gfile.join(path, found["train"])):
-        if all(name.lower() in _SPLIT_NAMES for name in below if "." not in name):
-            raise ValueError(
-                f"{path}/{found['train']} has no class folders. Put its pictures into one folder a "
-                "class: train/CLASS/picture.jpg."
-            )
-        found = {}  # a class of trains
+    below = sorted(_folders(path))
+    found = {}
+    for name in below:
+        split = _split_called(name)
+        if split and _has_folders(tf.io.gfile.join(path, name)):
+            if split in found:
+                raise ValueError(
+                    f"{path} has two folders for one split, {found[split]!r} and {name!r}. Leave "
+                    "one of them."
+                )
+            found[split] = name
+    rest = [name for name in below if name not in found.values()]
     if "train" not in found:
-        lone = sorted(
-            name
-            for name in below
-            if name.lower() in _SPLIT_NAMES and _has_folders(tf.io.gfile.join(path, name))
-        )
-        if lone:
+        flat = [name for name in rest if _split_called(name)]
+        if flat and len(flat) + len(found) == len(below):
             raise ValueError(
-                f"{path} has a folder {lone[0]!r}, which looks like a split, but no folder 'train' "
-                "with classes. Name the splits train, val and test, each with one sub-folder a "
-                "class; or give the folder that holds the classes."
+                f"{path}/{flat[0]} has no class folders. Put its pictures into one folder a "
+                f"class: {flat[0]}/CLASS/picture.jpg."
             )
-        # one for each split
-        whole = _read_classes(path, None, strict, least=3 if validation else 1)
-        if not validation:
-            return Data(f"folder:{path}", whole.class_names, whole)
-        identify = _identity(path, [whole])
-        train, held = _carve_files(whole, validation, seed, identify)
-        train, test = _carve_files(train, validation / (1 - validation), seed + 1, identify)
-        return Data(f"folder:{path}", whole.class_names, train, held, test)
-    folder = tf.io.gfile.join(path, found["train"])
-    # where validation is not given, it is split off
-    least = 1 if {"validation", "test"} <= set(found) or not validation else 2
+        if found:
+            raise ValueError(
+                f"{path} has a folder {min(found.values())!r}, which looks like a split, but no "
+                "folder 'train' with classes. Name the splits train, val and test, each with one "
+                "sub-folder a class; or give the folder that holds the classes."
+            )
+    elif rest:
+        logging.warning(
+            "%s: %s are no splits with class folders and are ignored.", path, ", ".join(rest)
+        )
+    # what is not given is split off
+    least = 1 + len({"validation", "test"} - set(found)) if validation else 1
+    folder = tf.io.gfile.join(path, found["train"]) if "train" in found else path
     splits = {"train": _read_classes(folder, None, strict, least)}
     names = splits["train"].class_names
     for split in ("validation", "test"):
@@ -424,12 +426,20 @@ def _folder(path, validation, seed, strict):
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")  # looked at once, so it must not stop training
     identify = _identity(path, splits.values())
-    if "validation" not in splits and validation:
-        splits["train"], splits["validation"] = _carve_files(
-            splits["train"], validation, seed, identify
-        )
-    _warn_of_duplicates(splits, identify)
+    part = validation
+    for offset, split in enumerate(("validation", "test")):
+        if split not in splits and validation:
+            splits["train"], splits[split] = _carve_files(
+                splits["train"], part, seed + offset, identify
+            )
+            part = validation / (1 - validation)
+    if found:
+        _warn_of_duplicates(splits, identify)
     return Data(f"folder:{path}", names, **splits)
+
+
+def _split_called(name):
+    return next((split for split, names in SPLITS.items() if name.lower() in names), None)
 
 
 def _identity(root, splits):
@@ -736,6 +746,8 @@ def _tfds(name, validation, seed):
     splits = {ours: records for ours, records in splits.items() if records.is_labelled()}
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
+    if "train" not in splits:
+        return Data(f"tfds:{name}", names, None, test=splits.get("test"))
     if "test" not in splits and validation:
         splits["train"], splits["test"] = splits["train"].carve(validation, seed + 1)
     if "validation" not in splits and validation:
@@ -810,8 +822,3 @@ class _Records(Split):
 
         stream = tf.data.Dataset.from_tensor_slices(order)
         return stream.map(read, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def is_spec(text):
-    """Whether a string looks like a description that `load` takes."""
-    return text == "digits" or bool(re.match(r"(folder|tfds|cars):", text)) or os.path.isdir(text)

@@ -129,9 +129,12 @@ def test_copies_of_a_picture_stay_in_one_split(tmp_path, seed):
     assert sum(map(len, splits_of(loaded))) == 48
 
 
-@pytest.mark.parametrize("validation", ("validation", "val", "valid"))
-def test_given_splits_are_used(tmp_path, validation):
-    folders = dict(zip(("train", validation, "test"), (8, 3, 2), strict=True))
+@pytest.mark.parametrize(
+    "names",
+    (("train", "validation", "test"), ("training", "valid", "Test"), ("Train", "val", "testing")),
+)
+def test_given_splits_are_used(tmp_path, names):
+    folders = dict(zip(names, (8, 3, 2), strict=True))
     for i, (name, count) in enumerate(folders.items()):
         fill(tmp_path / name, count=count, first=100 * i)
     loaded = data.load(str(tmp_path))
@@ -147,6 +150,22 @@ def test_a_lone_val_is_looked_at_once(tmp_path):
     assert [len(split) for split in splits_of(loaded)] == [36, 4, 6]
     assert {pathlib.Path(file).parents[1].name for file in loaded.test.pictures} == {"val"}
     assert not set(hashes(loaded.train)) & set(hashes(loaded.validation))
+
+
+def test_of_a_lone_train_two_parts_are_held_out(tmp_path):
+    """What chose the best weights is not what the result is reported on."""
+    fill(tmp_path / "train", count=20)
+    (tmp_path / "drafts").mkdir()
+    loaded = data.load(str(tmp_path))
+    assert [len(split) for split in splits_of(loaded)] == [32, 4, 4]
+    assert len(set().union(*(hashes(split) for split in splits_of(loaded)))) == 40
+
+
+def test_other_folders_beside_the_splits_are_named(tmp_path, caplog):
+    fill(tmp_path / "train", count=6)
+    fill(tmp_path / "extra", count=6, first=50)
+    data.load(str(tmp_path))
+    assert "extra are no splits with class folders and are ignored" in caplog.text
 
 
 def test_a_picture_of_two_given_splits_is_named(tmp_path, caplog):
@@ -280,7 +299,8 @@ ERRORS = {
     "no pictures": ("{}/texts", ValueError, r"texts/a has 0 usable.*1 with other ext.*\.png"),
     "one picture": ("{}/few", ValueError, r"few/cat has 1 usable.*at least 3"),
     "equal pictures": ("{}/equal", ValueError, "'cat' has too few different.*Add pictures"),
-    "no train": ("{}/unnamed", ValueError, "folder 'Train', which looks like a split"),
+    "no train": ("{}/unnamed", ValueError, "folder 'Test', which looks like a split"),
+    "two trains": ("{}/twice", ValueError, "two folders for one split, 'Train' and 'training'"),
     "flat splits": ("{}/flat", ValueError, "flat/train has no class folders.*train/CLASS/picture"),
     "other classes": ("{}/other", ValueError, r"missing \['dog'\], unexpected \['eel'\]"),
 }
@@ -298,8 +318,11 @@ def test_errors_say_what_came_and_what_to_do(tmp_path, case):
         (tmp_path / "equal" / name).mkdir(parents=True)
         for i in range(3):
             (tmp_path / "equal" / name / f"{i}.png").write_bytes(encoded(noise(0)))
-    fill(tmp_path / "unnamed" / "Train")
+    fill(tmp_path / "unnamed" / "Test")
+    fill(tmp_path / "twice" / "Train")
+    fill(tmp_path / "twice" / "training")
     fill(tmp_path / "flat", ("train", "val"))
+    (tmp_path / "flat" / "LICENSE").write_text("no class")
     fill(tmp_path / "other" / "train")
     fill(tmp_path / "other" / "val", ("cat", "eel"))
     spec, error, message = ERRORS[case]
@@ -525,14 +548,6 @@ def test_training_crops_are_parts_of_the_picture():
     low, high = 128 * np.sqrt(0.45 * 3 / 4), 128 * np.sqrt(0.55 * 4 / 3)
     assert low - 3 < width.min() < width.max() < high + 3
     assert np.ptp(width) > 10 and len(set(images[:, 0, 0, 0])) > 10
-
-
-@pytest.mark.parametrize(
-    "text, wanted",
-    (("digits", True), ("tfds:cifar10", True), ("folder:x", True), ("imagenet", False)),
-)
-def test_descriptions_are_recognised(text, wanted):
-    assert data.is_spec(text) is wanted
 
 
 # -------------------------------------------------------------------------------- TFDS
