@@ -4,6 +4,7 @@ python examples/export_to_hub.py photo.jpg --model_file runs/mine/model.keras --
 """
 
 import argparse
+import tempfile
 
 import keras
 import numpy as np
@@ -23,7 +24,8 @@ def main(args):
         model = keras.models.load_model(args.model_file)
     else:
         model = kev.EfficientNetV2B0(weights=None if args.smoke else "imagenet")
-    print(kev.export_hub(model, args.output))
+    output = f"{tempfile.mkdtemp()}/hub" if args.smoke else args.output
+    print(kev.export_hub(model, output))
 
     contract = kev.layers.find_pixels(model)
     picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype="uint8")
@@ -32,8 +34,8 @@ def main(args):
     image = kev.imagenet.prepare(picture, contract.image_size, contract.crop, contract.resize)[None]
 
     live = model.predict(image, verbose=0)  # probabilities; pixels 0..255
-    plain = tf.saved_model.load(args.output)  # logits; 0..1, needs nothing but TensorFlow
-    layer = kev.HubLayer(args.output, trainable=False)  # the same in a Keras 3 model
+    plain = tf.saved_model.load(output)  # logits; 0..1, needs nothing but TensorFlow
+    layer = kev.HubLayer(output, trainable=False)  # the same in a Keras 3 model
     for door, scores in {
         "live model": live,
         "tf.saved_model.load": tf.nn.softmax(plain(image / 255, training=False)).numpy(),

@@ -14,7 +14,7 @@ import keras_effv2 as kev
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("folder", nargs="?", help="with one sub-folder a class")
-parser.add_argument("--query", help="a picture; default: the first of the folder")
+parser.add_argument("--query", help="a picture; default: one of the folder")
 parser.add_argument("--weights", default="imagenet", help="tag or path")
 parser.add_argument("--image_size", type=int, default=160)
 parser.add_argument("--output", default="alike.png")
@@ -22,8 +22,9 @@ parser.add_argument("--smoke", action="store_true", help="digits and random weig
 
 
 def main(args):
-    data = kev.data.load("digits" if args.smoke else f"folder:{args.folder}")
-    pictures = data.train.select(range(min(32 if args.smoke else 5000, len(data.train))))
+    data = kev.data.load("digits" if args.smoke else f"folder:{args.folder}", validation=0)
+    order = np.random.default_rng(0).permutation(len(data.train))
+    pictures = data.train.select(order[: 32 if args.smoke else 5000])
     size = 32 if args.smoke else args.image_size
     weights = None if args.smoke else args.weights
     model = kev.EfficientNetV2B0(
@@ -38,7 +39,7 @@ def main(args):
     query = images[0]
     if args.query:
         query = kev.imagenet.prepare(kev.imagenet.read_image(args.query), size)
-    index = NearestNeighbors(n_neighbors=6, metric="cosine").fit(features)
+    index = NearestNeighbors(n_neighbors=min(6, len(features)), metric="cosine").fit(features)
     distances, nearest = index.kneighbors(model.predict_on_batch(query[None]))
     row = np.concatenate([query, *images[nearest[0]]], axis=1)
     matplotlib.image.imsave(args.output, row.clip(0, 255).astype("uint8"))

@@ -8,6 +8,7 @@ command goes on after an interruption. The other finetune_*.py call `main` with 
 
 import argparse
 import dataclasses
+import pathlib
 
 from absl import logging
 
@@ -23,16 +24,20 @@ def parse(data=None):
     parser.add_argument("--data", default=data, help="folder:PATH, tfds:NAME or digits")
     parser.add_argument("--model", default="EfficientNetV2B0", choices=kev.list_models())
     parser.add_argument("--weights", default="default", help="tag or path")
-    parser.add_argument("--workdir", default="runs/finetune")
+    parser.add_argument("--workdir", help="default: runs/ and the name of the data")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--image_size", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--noflip", action="store_true", help="for letters and digits")
     parser.add_argument("--smoke", action="store_true", help="a minute on digits, random weights")
     args = parser.parse_args()
     if getattr(args, "folder", None):
         args.data = f"folder:{args.folder}"
     if not args.data and not args.smoke:
         parser.error("give a folder, or --smoke")
+    if not args.workdir:
+        name = pathlib.Path((args.data or "").rpartition(":")[2]).name
+        args.workdir = f"runs/{'smoke' if args.smoke else name}"
     return args
 
 
@@ -40,7 +45,7 @@ def main(args):
     data = kev.data.load("digits" if args.smoke else args.data)  # the split is no seed's
     if args.smoke:
         data = dataclasses.replace(data, train=data.train.select(range(64)))
-        args.weights, args.epochs, args.image_size = None, 1, 32
+        args.weights, args.epochs, args.image_size, args.noflip = None, 1, 32, True
     result, judged = kev.finetune(
         args.model,
         data,
@@ -48,6 +53,7 @@ def main(args):
         weights=args.weights,
         epochs=args.epochs,
         image_size=args.image_size,
+        flip=not args.noflip,
         seed=args.seed,
         hub=not args.smoke,
     )

@@ -31,7 +31,9 @@ def main(args):
         recipe = dataclasses.replace(recipe, batch_size=args.batch_size, learning_rate=rate)
     if args.smoke:
         args.model, args.data = "EfficientNetV2B0", "digits"
-        phases = (dataclasses.replace(recipe.phases[0], image_size=32, stop_epoch=1),)
+        args.workdir += "-smoke"
+        first = recipe.phases[0] if recipe.phases else kev.Phase(0, 1)
+        phases = (dataclasses.replace(first, image_size=32, stop_epoch=1),)
         recipe = dataclasses.replace(recipe, epochs=1, batch_size=16, phases=phases)
     strategy = make_strategy(args.strategy, args.tpu)  # before anything else uses TensorFlow
     data = kev.data.load(args.data)

@@ -420,6 +420,7 @@ def _train(values, _):
 
     if not values.workdir and not values.preview:
         raise UsageError("--workdir is missing")
+    _builder(values.model)
     recipe = _recipe(values.recipe, values.recipe_field, values.model)
     recipe = _ramped(recipe, values.ramp_argument)
     # workers have to meet before anything else uses TensorFlow
@@ -715,6 +716,8 @@ def _judged_data(values):
 def _learnt_from(model):
     """Name and fingerprint of the data of the run that a file lies in, as far as it is in one."""
     found = set()
+    if not os.path.exists(model):  # a tag
+        return found
     for name, key in (("summary.json", "data"), ("recipe.json", "training data")):
         path = os.path.join(os.path.dirname(model), name)
         if os.path.exists(path):
@@ -822,9 +825,10 @@ def _export(values, _):
     if values.images:
         pixels = layers.find_pixels(model)
         geometry = (pixels.image_size, pixels.crop, pixels.resize) if pixels else (224,)
-        files = _files([values.images])[:256]
+        files = _files([values.images])
         if not files:
             raise UsageError(f"--images={values.images} holds no pictures")
+        files = files[:: -(-len(files) // 256)]  # of every class: they are sorted by folder
         images = np.stack([imagenet.prepare(imagenet.read_image(f), *geometry) for f in files])
     print(
         exporting.export(
@@ -854,13 +858,14 @@ def _define_convert(values):
 def _convert(values, _):
     from keras_effv2 import weights
 
-    if not values.weights or not values.output:
-        raise UsageError("--weights and --output are needed")
+    source = values.weights or values.model_file
+    if not source or not values.output:
+        raise UsageError("--weights (or --model_file) and --output are needed")
     row = weights.convert(
         _model(values),
         values.output,
         tag=values.tag,
-        source=values.weights,
+        source=source,
         licence=values.licence,
         top1=values.top1,
     )

@@ -45,6 +45,7 @@ def freeze(model, policy):
     """
     if policy not in POLICIES:
         raise ValueError(f"`policy` is one of {', '.join(POLICIES)}. Received: {policy!r}.")
+    model.trainable = True  # else its layers' own flags count for nothing
     found = False
     for layer in layers.walk(model):
         if isinstance(layer, keras.Model):
@@ -147,7 +148,7 @@ def plan(
         count: Training pictures.
         image_size: Largest side in pixels; None: the model's own where there is an accelerator,
             else as large as the pictures are, 128 to 224.
-        epochs: None: about 20,000 pictures' worth of updates at least, 4 to 30 epochs.
+        epochs: None: as many as see 20,000 pictures, but 4 to 30; to 12 without an accelerator.
         seed: Seed.
         accelerator: Whether there is one; None looks.
         picture_side: Shorter side of the pictures in pixels.
@@ -207,8 +208,9 @@ def finetune(
 ):
     """Fine-tunes a model on pictures; resumes what it finds in the workdir.
 
-    Never for the worse: the weights that are kept are those of the lowest validation loss, the
-    solved head on the untouched backbone included. Batch normalisation stays frozen in the result;
+    With a validation split the weights that are kept are those of the lowest validation loss, the
+    solved head on the untouched backbone included, unless it does little better than guessing;
+    without one, the last. Batch normalisation stays frozen in the result;
     call `freeze(model, "none")` to train all of it later.
 
     Args:

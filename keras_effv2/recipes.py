@@ -41,8 +41,8 @@ class Recipe:
         cutout: Half side of cutout as a part of the image side.
         seed: Of order, augmentation and dropout.
         patience: Epochs without a better validation loss after which training ends, and the best
-            weights seen are kept, those of the start included if they know more than nothing; 0: never,
-            and the last are kept.
+            weights seen are kept, those of the start included if their loss is a tenth below that of
+            guessing; 0: never, and the last are kept.
         checkpoint_steps: Optimizer steps between checkpoints; 0: at the end of every epoch.
     """
 

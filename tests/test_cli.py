@@ -12,7 +12,7 @@ from conftest import tiny_data
 from PIL import Image
 
 import keras_effv2 as kev
-from keras_effv2 import cli, doctor, layers
+from keras_effv2 import cli, doctor, exporting, layers
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +158,7 @@ def test_what_effv2_says_of_itself(capsys):
         ("predict {photo} --top=0", 2, "--top=0: 0 is not a positive integer"),
         ("train --data=digits", 2, "--workdir is missing"),
         ("train --workdir={work}", 2, "--data is missing"),
+        ("train --data=digits --workdir={work} --model=B0", 2, "there is no model 'B0'; models"),
         ("train --data=digits --workdir={work} --recipe=x", 2, "Recipes: "),
         (
             "train --data=digits --workdir={work} --recipe.epochs=many",
@@ -223,7 +224,7 @@ def test_what_effv2_says_of_itself(capsys):
         ("evaluate --model_file={model} --data=digits", 1, "does not know the class"),
         ("export --model_file={model}", 2, "--output is missing"),
         ("export --model_file={model} --output={work} --publish=hf", 2, "--publish needs --handle"),
-        ("convert --model=CoAtNet0", 2, "--weights and --output are needed"),
+        ("convert --model=CoAtNet0", 2, "--weights (or --model_file) and --output are needed"),
         ("benchmark --measure=beauty", 1, "beauty"),
     ],
 )
@@ -243,6 +244,41 @@ def test_misuse_gets_a_sentence(command, code, message, folder, model_file, tmp_
     assert message in err + ("" if message else out)
     assert "Traceback" not in err and len(err.strip().splitlines()) <= 2
     assert not (tmp_path / "work").exists() or not any((tmp_path / "work").glob("*.keras"))
+
+
+def test_a_model_file_is_converted(tiny_effnet, tmp_path, capsys):
+    model = tiny_effnet()
+    model.save(tmp_path / "m.keras")
+    output = tmp_path / "m.weights.h5"
+    code, out, err = run(
+        capsys, "convert", f"--model_file={tmp_path}/m.keras", f"--output={output}"
+    )
+    assert code == 0 and json.loads(out)["source"] == f"{tmp_path}/m.keras", err
+    loaded = tiny_effnet(weights=str(output))
+    for one, other in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_pictures_of_every_class_quantise(model_file, tmp_path, monkeypatch):
+    """Sorted by folder, the first 256 would be of one."""
+    for name, colour in (("a", "black"), ("b", "white")):
+        (tmp_path / name).mkdir()
+        for i in range(300):
+            Image.new("RGB", (2, 2), colour).save(tmp_path / name / f"{i}.png")
+    seen = []
+    monkeypatch.setattr(exporting, "export", lambda *_, images, **__: seen.append(images))
+    command = ["export", f"--model_file={model_file}", "--format=tflite"]
+    assert cli.main([*command, f"--output={tmp_path}/m.tflite", f"--images={tmp_path}"]) == 0
+    assert len(seen[0]) <= 256 and 0.4 < (seen[0].mean((1, 2, 3)) > 128).mean() < 0.6
+
+
+def test_released_weights_have_learnt_from_no_run(tmp_path, monkeypatch):
+    """Not even of the run in whose folder `effv2 evaluate --weights=imagenet` is called."""
+    (tmp_path / "summary.json").write_text('{"data": "folder:mine"}')
+    monkeypatch.chdir(tmp_path)
+    assert cli._learnt_from("imagenet") == set()
+    (tmp_path / "model.keras").touch()
+    assert cli._learnt_from("model.keras") == {"folder:mine"}
 
 
 def test_lists_from_stdin_in_a_process_of_its_own(folder, model_file):
@@ -309,5 +345,6 @@ def test_doctor_knows_what_to_do(monkeypatch, tmp_path):
     assert {name for name, check in found.items() if not check.ok} == set(troubles)
     for name, advice in troubles.items():
         assert advice in found[name].advice
+    assert "cannot be reached" in doctor._host("http://no host/").found
     monkeypatch.setenv("KERAS_EFFV2_OFFLINE", "1")
     assert "forbidden" in {c.name: c for c in doctor.examine(online=True)}["network"].found

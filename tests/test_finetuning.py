@@ -32,8 +32,10 @@ def step(model):
 
 @pytest.mark.parametrize("policy", finetuning.POLICIES)
 def test_frozen_is_frozen(policy, tiny_effnet):
-    """Statistics of batch normalisation too."""
-    model = finetuning.freeze(tiny_effnet(input_shape=(32, 32, 3), drop_path=0.0), policy)
+    """Statistics of batch normalisation too, and whatever was frozen before."""
+    model = tiny_effnet(input_shape=(32, 32, 3), drop_path=0.0)
+    model.trainable = False
+    finetuning.freeze(model, policy)
     moved = step(model)
     everything = {weight.path for weight in model.weights if "seed" not in weight.path}
     norms = {path for path in everything if "_bn/" in path or "bn/" in path}
