@@ -704,7 +704,7 @@ def _judged_data(values):
             parts = _data(values)
         except ValueError:  # too few to be split, so nothing was trained on them
             parts = None
-        if parts and {parts.name, parts.train.fingerprint()} & learnt_from:
+        if parts and parts.train and {parts.name, parts.train.fingerprint()} & learnt_from:
             return parts
     whole = _data(values, validation=0)
     if whole.validation or whole.test:

@@ -746,6 +746,8 @@ def _tfds(name, validation, seed):
     splits = {ours: records for ours, records in splits.items() if records.is_labelled()}
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
+    if not splits:
+        raise ValueError(f"tfds:{name} has no split whose pictures have labels.")
     if "train" not in splits:
         return Data(f"tfds:{name}", names, None, test=splits.get("test"))
     if "test" not in splits and validation:

@@ -560,7 +560,7 @@ def prepared(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (40, 16, 16, 3), dtype="uint8")
 
-    def make(file_format, several=False):
+    def make(file_format, several=False, train="train"):
         label = tfds.features.ClassLabel(names=["a", "b", "c"])
         features = tfds.features.FeaturesDict(
             {
@@ -570,7 +570,7 @@ def prepared(tmp_path, monkeypatch):
         )
 
         labels = [[i % 3, 2] if several else i % 3 for i in range(40)]
-        splits = {"train": slice(30), "test": slice(30, 40)}
+        splits = {train: slice(30), "test": slice(30, 40)}
         tfds.dataset_builders.store_as_tfds_dataset(
             name="tiny",
             version="1.0.0",
@@ -625,6 +625,28 @@ def test_tfds_with_several_labels(prepared):
     assert set(targets.numpy().sum(1)) == {1.0, 2.0} and (targets.numpy()[:, 2] == 1).all()
 
 
+def test_tfds_without_pictures_to_train_on(prepared):
+    """As imagenet_v2, which is for testing only."""
+    prepared("tfrecord", train="unknown")
+    loaded = data.load("tfds:tiny")
+    assert loaded.train is loaded.validation is None and len(loaded.test) == 10
+
+
+def test_tfds_of_something_else(tmp_path, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="words",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
+        split_datasets={"train": tf.data.Dataset.from_tensor_slices({"text": ["a", "b"]})},
+        data_dir=str(tmp_path),
+    )
+    stored = tfds.builder_from_directory(tmp_path / "words" / "1.0.0")
+    monkeypatch.setattr(tfds, "builder", lambda name, try_gcs: stored)
+    with pytest.raises(ValueError, match="tfds:words is not an image classification set.*text"):
+        data.load("tfds:words")
+
+
 def test_tfds_too_large_for_the_memory(prepared, monkeypatch):
     prepared("tfrecord")
     monkeypatch.setattr(data, "IN_MEMORY", 100)
@@ -638,7 +660,6 @@ def test_tfds_too_large_for_the_memory(prepared, monkeypatch):
         ("cifar10", FileNotFoundError, "tfds:cifar10 is not prepared in .*download_and_prepare"),
         ("cars196", FileNotFoundError, "official download is gone.*cars:PATH"),
         ("cifar11", ValueError, "TFDS has no data set 'cifar11'"),
-        ("lambada", (ValueError, FileNotFoundError), "not"),
     ],
 )
 def test_tfds_that_cannot_be_used(name, error, message, tmp_path, monkeypatch):
