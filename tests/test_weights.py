@@ -17,7 +17,7 @@ import tensorflow as tf
 from conftest import shared_data, tiny_efficientnet_row
 
 import keras_effv2 as kev
-from keras_effv2 import imagenet, layers, weights
+from keras_effv2 import evaluation, imagenet, layers, weights
 from keras_effv2.models import efficientnet_v2
 
 
@@ -351,6 +351,28 @@ def test_unknown_tags_list_the_known():
         kev.EfficientNetV2B0(weights="imagenet22k")
     with pytest.raises(ValueError, match="No weights of CoAtNet0 were ever released"):
         kev.CoAtNet0(weights="imagenet")
+
+
+def test_a_fresh_head_is_judged_by_its_own_activation(tiny_effnet, images, tmp_path):
+    """That of the checkpoint counts where its head is kept."""
+    path = str(tmp_path / "s.weights.h5")
+    tiny_effnet(classifier_activation="sigmoid").save_weights(path)
+    for activation in ("softmax", "sigmoid"):
+        for model in (
+            tiny_effnet(weights=path, classes=3, classifier_activation=activation),
+            tiny_effnet(classifier_activation=activation),
+        ):
+            np.testing.assert_allclose(
+                evaluation.probabilities(model)(images), model(images), rtol=1e-5
+            )
+    for model, activation in (
+        (tiny_effnet(weights=path), "sigmoid"),
+        (tiny_effnet(weights=path, classifier_activation=None), "sigmoid"),
+        (tiny_effnet(weights=path, classes=3, classifier_activation=None), "softmax"),
+        (tiny_effnet(weights=path, include_top=False), "softmax"),
+        (tiny_effnet(classifier_activation=None), "softmax"),
+    ):
+        assert layers.find_pixels(model).activation == activation
 
 
 def test_convert_writes_a_row(tiny_effnet, tmp_path):

@@ -100,11 +100,12 @@ def build(
         x = input_tensor
         inputs = keras.utils.get_source_inputs(input_tensor)
         inputs = inputs[0] if len(inputs) == 1 else inputs
+    sigmoid = keras.activations.get(classifier_activation) is keras.activations.sigmoid
     contract = layers.Pixels(
         pixels,
         enabled=include_preprocessing,
         image_size=variant.image_size,
-        activation=(checkpoint and checkpoint.activation) or "softmax",
+        activation="sigmoid" if sigmoid else "softmax",
         **geometry(pixels, variant.image_size),
         name=prefix + "pixels",
     )
@@ -157,6 +158,7 @@ def build(
             unused="any" if features else "none" if include_top else "head",
         )
         if not fresh_head:
+            contract.activation = checkpoint.activation or contract.activation
             contract.class_names = checkpoint.class_names or contract.class_names
             for key, value in checkpoint.geometry.items():
                 setattr(contract, key, value)
@@ -310,7 +312,8 @@ _DOCSTRING = """Builds {variant.name}. {family.title}.
             `"avg"` or `"max"` the vector `(batch, channels)`.
         classes: Number of outputs. None gives the head of the weights, or 1000 without weights;
             another number than the weights' builds a fresh head and says so.
-        classifier_activation: Activation of the head; None gives logits.
+        classifier_activation: Activation of the head; None gives logits. Evaluation reads the head
+            of the weights as it was trained, a fresh one as a softmax, or a sigmoid if this is one.
         include_preprocessing: Whether the model takes pixels 0..255 and normalises them itself.
             If not, call `preprocess_input(x, model=model)` first.
         name: Name of the model. Over an `input_tensor` the layers are prefixed `NAME_`.
