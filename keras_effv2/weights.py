@@ -498,18 +498,18 @@ def resolve_hub(handle):
 # --------------------------------------------------------------------------------------- assign
 
 
-def assign(model, checkpoint, *, own=None, prefix="", fresh_head=False, unused="none"):
+def assign(model, checkpoint, *, own=None, prefix="", fresh_head=False, headless=False):
     """Puts a checkpoint into a model, all of it or nothing.
 
     Args:
         model: A model of this package.
         checkpoint: What `open_checkpoint` returned.
-        own: The layers that it is for; None: all of the model.
+        own: The layers that it is for; None: all of the model. Those that are not in the model, a
+            part of a network, stay as they are, and the checkpoint may lack them.
         prefix: What the model's layer names start with.
         fresh_head: Leave the model's layer `predictions` as it is, and what else of the head the
             checkpoint lacks.
-        unused: Tensors of the checkpoint that may stay unused: `"none"`, those of the `"head"`,
-            or `"any"` (a model that is only a part of the network).
+        headless: The model has no head: that of the checkpoint stays unused.
 
     Raises:
         ValueError: If a tensor is missing, left over or of another shape; lists the mismatches.
@@ -517,7 +517,7 @@ def assign(model, checkpoint, *, own=None, prefix="", fresh_head=False, unused="
     """
     own = model.layers if own is None else own
     sources = _SOURCES[checkpoint.layout](own, prefix)
-    left = set(checkpoint.tensors)
+    left, inside = set(checkpoint.tensors), set(model.layers)
     troubles, pairs = [], []
     for layer in own:
         if not layer.weights:
@@ -525,7 +525,8 @@ def assign(model, checkpoint, *, own=None, prefix="", fresh_head=False, unused="
         name = layer.name.removeprefix(prefix)
         keys = sources[layer.name]
         of_head = f"{name}/".startswith(_HEAD["keras"])
-        if fresh_head and of_head and (name == "predictions" or not left & set(keys)):
+        fresh = fresh_head and of_head and (name == "predictions" or not left & set(keys))
+        if fresh or layer not in inside:
             left -= set(keys)
             continue
         for variable, key in zip(layer.weights, keys, strict=True):
@@ -542,9 +543,7 @@ def assign(model, checkpoint, *, own=None, prefix="", fresh_head=False, unused="
                     f"{name}/{variable.name} is {array.shape}, wanted {tuple(variable.shape)}"
                 )
             pairs.append((variable, array))
-    if unused == "any":
-        left = set()
-    elif unused == "head":
+    if headless:
         left = {key for key in left if not key.startswith(_HEAD[checkpoint.layout])}
     troubles += [f"unexpected {key} {checkpoint.tensors[key].shape}" for key in sorted(left)]
     if troubles:

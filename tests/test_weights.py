@@ -1,5 +1,6 @@
 """Loading: every format, and every way in which it can go wrong."""
 
+import dataclasses
 import errno
 import hashlib
 import http.server
@@ -57,6 +58,13 @@ def write_legacy(model, path):
                 group.create_dataset(name, data=value)
 
 
+def drop_names(path):
+    """As Keras' first files: layers by class and index alone."""
+    with h5py.File(path, "r+") as file:
+        for group in file["layers"].values():
+            group["vars"].attrs.pop("name", None)
+
+
 def pack(folder, path, extra=()):
     with tarfile.open(path, "w:gz") as tar:
         tar.add(folder, arcname="efficientnetv2-tiny")
@@ -90,9 +98,7 @@ def test_every_format_loads(form, tiny_effnet, images, tmp_path):
         write_automl(model, tmp_path / "c" / "model")
         path = str(tmp_path / "c" / "model")
     if form == "no_names.weights.h5":
-        with h5py.File(path, "r+") as file:
-            for group in file["layers"].values():
-                group["vars"].attrs.pop("name", None)
+        drop_names(path)
     if form == "tgz":
         pack(tmp_path / "c", tmp_path / "m.tgz")
         path = str(tmp_path / "m.tgz")
@@ -105,6 +111,33 @@ def test_every_format_loads(form, tiny_effnet, images, tmp_path):
     np.testing.assert_array_equal(kernel, model.get_layer("block5a_expand_conv").get_weights()[0])
     part = tiny_effnet(weights=path, features=["reduction_2"])(images)["reduction_2"]
     assert part.shape == (2, 16, 16, 8)
+
+
+@pytest.mark.parametrize("form", ["weights.h5", "no_names.weights.h5", "ckpt", "part.weights.h5"])
+def test_features_refuse_another_variants_checkpoint(form, tiny_effnet, tmp_path):
+    """One of two blocks a stage, of the same widths; what stands behind the features may lack."""
+    path = str(tmp_path / f"m.{form}")
+    features = {"features": ["reduction_2"]} if form == "part.weights.h5" else {}
+
+    def write(model):
+        if form == "ckpt":
+            write_automl(model, path)
+        else:
+            model.save_weights(path)
+        if form == "no_names.weights.h5":
+            drop_names(path)
+
+    write(tiny_effnet(**features))
+    tiny_effnet(weights=path, features=["reduction_2"])
+    row = tiny_efficientnet_row()
+    stages = [dataclasses.replace(stage, repeats=2 * stage.repeats) for stage in row.stages]
+    write(
+        efficientnet_v2.build(
+            dataclasses.replace(row, stages=tuple(stages)), weights=None, **features
+        )
+    )
+    with pytest.raises(ValueError, match="unexpected|wanted"):
+        tiny_effnet(weights=path, features=["reduction_2"])
 
 
 def test_keras_applications_files_load(images, tmp_path):

@@ -149,13 +149,16 @@ def build(
     }
     if checkpoint is not None:
         before = set() if input_tensor is None else set(keras.Model(inputs, input_tensor).layers)
+        whole = model  # of which features are a part
+        if features is not None:
+            whole = keras.Model(inputs, family.top(pyramid["reduction_5"], variant, prefix))
         checkpoints.assign(
             model,
             checkpoint,
-            own=[layer for layer in model.layers if layer not in before],
+            own=[layer for layer in whole.layers if layer not in before],
             prefix=prefix,
             fresh_head=fresh_head,
-            unused="any" if features else "none" if include_top else "head",
+            headless=not include_top,
         )
         if not fresh_head:
             contract.activation = checkpoint.activation or contract.activation
