@@ -21,6 +21,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 
 import numpy as np
 from absl import logging
@@ -374,7 +375,7 @@ def _read_keras_archive(path):
             if info.file_size > 100 * max(1, info.compress_size) or info.file_size > 1 << 34:
                 raise ValueError(f"{path} unpacks to {info.file_size} bytes; refused.")
             return _read_hdf5(io.BytesIO(archive.read(info)), path)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise ValueError(
             f"{path} is not a whole .keras file ({error}). It may be cut off: get it again."
         ) from error
@@ -786,8 +787,10 @@ def unpack(archive, folder):
                         f"{archive} unpacks to more than 16 GiB or {MAX_FILES:,} files; refused."
                     )
                 members.append(member)
+            while tar.fileobj.read(1 << 20):  # to its end, where the checksum is
+                pass
             tar.extractall(folder, members, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise OSError(errno.ENOSPC, f"No room in {folder} to unpack {archive}") from error
         raise ValueError(

@@ -9,13 +9,14 @@ import multiprocessing
 import os
 import tarfile
 import threading
+import zipfile
 
 import h5py
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import shared_data, tiny_efficientnet_row
+from conftest import tiny_efficientnet_row
 
 import keras_effv2 as kev
 from keras_effv2 import evaluation, imagenet, layers, weights
@@ -194,6 +195,41 @@ def test_rubbish_files(content, words, tiny_effnet, tmp_path):
         tiny_effnet(weights=str(tmp_path / "absent.h5"))
 
 
+def flips(content):
+    """The content with one byte changed, at places all over it."""
+    for place in np.linspace(100, len(content) - 200, 40, dtype=int):
+        flipped = bytearray(content)
+        flipped[place] ^= 0xFF
+        yield flipped
+
+
+def test_a_flipped_byte_of_an_archive_is_found(tmp_path):
+    """Whether it breaks the compression or gives other numbers; nothing is written."""
+    digits = np.random.default_rng(0).integers(0, 20, 500_000).astype("uint8").tobytes()
+    path, out = tmp_path / "m.tgz", tmp_path / "out"
+    with tarfile.open(path, "w:gz") as tar:
+        for name in "ab":
+            member = tarfile.TarInfo(name)
+            member.size = len(digits)
+            tar.addfile(member, io.BytesIO(digits))
+    for flipped in flips(path.read_bytes()):
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match="damaged archive"):
+            weights.unpack(path, out)
+    assert not out.exists()
+
+
+def test_a_flipped_byte_of_a_compressed_model_is_found(tiny_effnet, tmp_path):
+    path = tmp_path / "m.keras"
+    tiny_effnet().save_weights(tmp_path / "m.weights.h5")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "m.weights.h5", "model.weights.h5")
+    for flipped in flips(path.read_bytes()):
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match="not a whole .keras file"):
+            weights.read(path)
+
+
 @pytest.mark.parametrize("kind", ["link", "dots", "absolute"])
 def test_hostile_archives_are_refused(kind, tmp_path):
     member = tarfile.TarInfo({"link": "a", "dots": "../a", "absolute": "/tmp/kev_a"}[kind])
@@ -308,6 +344,18 @@ def test_first_download_is_trusted_and_pinned(server, tmp_path, tiny_effnet):
     with pytest.raises(ValueError, match="first download, which .*home/w.h5.sha256 keeps"):
         weights.download(row())
     assert not path.exists()
+
+
+def test_a_damaged_archive_is_not_kept(server, tmp_path, tiny_effnet):
+    (tmp_path / "c").mkdir()
+    write_automl(tiny_effnet(), tmp_path / "c" / "model")
+    pack(tmp_path / "c", tmp_path / "w.tgz")
+    content = bytearray((tmp_path / "w.tgz").read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    server[0]["/w.tgz"] = (bytes(content), len(content))
+    with pytest.raises(ValueError, match="sent no checkpoint; it was deleted.*damaged archive"):
+        weights.download(row(name="w.tgz"))
+    assert cached(tmp_path) == []
 
 
 def test_a_mirror_is_an_address(server, monkeypatch):
@@ -450,11 +498,6 @@ def test_real_weights_equal_keras_applications(shared):
     )
     a, b = ours(batch).numpy(), peer(batch).numpy()
     np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-def test_shared_data_is_optional():
-    assert shared_data() is None or shared_data().is_dir()
-    assert efficientnet_v2.build(tiny_efficientnet_row(), weights=None).count_params() > 0
 
 
 @pytest.mark.parametrize("form", ["run.weights.h5", "run.keras"])
