@@ -11,6 +11,7 @@ import errno
 import hashlib
 import http.client
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -348,8 +349,8 @@ def _read_keras3(layers, origin):
             tensors[(name, key, position)] = np.asarray(variables[position])
     tensors = {f"{name if named else key}/{i}": array for (name, key, i), array in tensors.items()}
     if named:  # a model that was built into another one, under a name of its own
-        common = os.path.commonprefix(list(tensors))
-        prefix = common[: common.rfind("_") + 1]
+        stem = next((name for name in tensors if name.endswith("stem_bn/0")), "")
+        prefix = stem.removesuffix("stem_bn/0")  # every network here has that layer
         tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
     checkpoint = Checkpoint(
         tensors,
@@ -530,7 +531,7 @@ def assign(model, checkpoint, *, own=None, prefix="", fresh_head=False, headless
         if fresh or layer not in inside:
             left -= set(keys)
             continue
-        for variable, key in zip(layer.weights, keys, strict=True):
+        for variable, key in itertools.zip_longest(layer.weights, keys):
             left.discard(key)
             if key not in checkpoint.tensors:
                 troubles.append(f"missing {name}/{variable.name} {tuple(variable.shape)}")

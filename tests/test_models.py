@@ -158,6 +158,10 @@ def test_sizes_features_and_round_trips(family, request, tmp_path):
     sides = {key: value.shape[1:3] for key, value in pyramid.items()}
     assert sides == {"reduction_1": (32, 48), "reduction_3": (8, 12), "reduction_5": (2, 3)}
     assert make(include_top=False, pooling="max")(images).shape == (2, 16)
+    for level in "12345":  # each reloads its own file
+        part = make(features=[f"reduction_{level}"])
+        part.save_weights(tmp_path / "part.weights.h5")
+        make(features=[f"reduction_{level}"], weights=str(tmp_path / "part.weights.h5"))
 
     shared = keras.Input((64, 64, 3))
     two = keras.Model(
