@@ -28,14 +28,75 @@ def images():
     return np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
 
 
+# google/automl's scopes of the tiny network, by hand from its effnetv2_model.py
+AUTOML = {
+    "stem_conv": "stem/conv2d",
+    "stem_bn": "stem/tpu_batch_normalization",
+    "block1a_project_conv": "blocks_0/conv2d",
+    "block1a_project_bn": "blocks_0/tpu_batch_normalization",
+    "block2a_expand_conv": "blocks_1/conv2d",
+    "block2a_expand_bn": "blocks_1/tpu_batch_normalization",
+    "block2a_project_conv": "blocks_1/conv2d_1",
+    "block2a_project_bn": "blocks_1/tpu_batch_normalization_1",
+    "block2b_expand_conv": "blocks_2/conv2d",
+    "block2b_expand_bn": "blocks_2/tpu_batch_normalization",
+    "block2b_project_conv": "blocks_2/conv2d_1",
+    "block2b_project_bn": "blocks_2/tpu_batch_normalization_1",
+    "block3a_expand_conv": "blocks_3/conv2d",
+    "block3a_expand_bn": "blocks_3/tpu_batch_normalization",
+    "block3a_project_conv": "blocks_3/conv2d_1",
+    "block3a_project_bn": "blocks_3/tpu_batch_normalization_1",
+    "block4a_expand_conv": "blocks_4/conv2d",
+    "block4a_expand_bn": "blocks_4/tpu_batch_normalization",
+    "block4a_dwconv2": "blocks_4/depthwise_conv2d",
+    "block4a_bn": "blocks_4/tpu_batch_normalization_1",
+    "block4a_se_reduce": "blocks_4/se/conv2d",
+    "block4a_se_expand": "blocks_4/se/conv2d_1",
+    "block4a_project_conv": "blocks_4/conv2d_1",
+    "block4a_project_bn": "blocks_4/tpu_batch_normalization_2",
+    "block5a_expand_conv": "blocks_5/conv2d",
+    "block5a_expand_bn": "blocks_5/tpu_batch_normalization",
+    "block5a_dwconv2": "blocks_5/depthwise_conv2d",
+    "block5a_bn": "blocks_5/tpu_batch_normalization_1",
+    "block5a_se_reduce": "blocks_5/se/conv2d",
+    "block5a_se_expand": "blocks_5/se/conv2d_1",
+    "block5a_project_conv": "blocks_5/conv2d_1",
+    "block5a_project_bn": "blocks_5/tpu_batch_normalization_2",
+    "block5b_expand_conv": "blocks_6/conv2d",
+    "block5b_expand_bn": "blocks_6/tpu_batch_normalization",
+    "block5b_dwconv2": "blocks_6/depthwise_conv2d",
+    "block5b_bn": "blocks_6/tpu_batch_normalization_1",
+    "block5b_se_reduce": "blocks_6/se/conv2d",
+    "block5b_se_expand": "blocks_6/se/conv2d_1",
+    "block5b_project_conv": "blocks_6/conv2d_1",
+    "block5b_project_bn": "blocks_6/tpu_batch_normalization_2",
+    "block6a_expand_conv": "blocks_7/conv2d",
+    "block6a_expand_bn": "blocks_7/tpu_batch_normalization",
+    "block6a_dwconv2": "blocks_7/depthwise_conv2d",
+    "block6a_bn": "blocks_7/tpu_batch_normalization_1",
+    "block6a_se_reduce": "blocks_7/se/conv2d",
+    "block6a_se_expand": "blocks_7/se/conv2d_1",
+    "block6a_project_conv": "blocks_7/conv2d_1",
+    "block6a_project_bn": "blocks_7/tpu_batch_normalization_2",
+    "top_conv": "head/conv2d",
+    "top_bn": "head/tpu_batch_normalization",
+    "predictions": "head/dense",
+}
+
+
+def automl_tensors(model):
+    """google/automl's names -> the arrays of a tiny network."""
+    return {
+        f"efficientnetv2-tiny/{AUTOML[layer.name]}/"
+        f"{'depthwise_' if layer.name.endswith('dwconv2') else ''}{variable.name}": array
+        for layer in model.layers
+        for variable, array in zip(layer.weights, layer.get_weights(), strict=True)
+    }
+
+
 def write_automl(model, prefix):
     """A TF1 checkpoint as google/automl's, with averages, slots and a step counter."""
-    names = weights._by_automl_name(model.layers, "")
-    tensors = {
-        f"efficientnetv2-tiny/{name}": value
-        for layer in model.layers
-        for name, value in zip(names[layer.name], layer.get_weights(), strict=False)
-    }
+    tensors = automl_tensors(model)
     graph = tf.Graph()
     with graph.as_default(), tf.compat.v1.Session(graph=graph) as session:
         for name, value in tensors.items():
@@ -45,6 +106,14 @@ def write_automl(model, prefix):
         tf.compat.v1.get_variable("global_step", initializer=np.int64(7))
         session.run(tf.compat.v1.global_variables_initializer())
         tf.compat.v1.train.Saver().save(session, str(prefix), write_meta_graph=False)
+
+
+def write_hub(model, path):
+    """A SavedModel with google/automl's variables and none of our files, as TF Hub's."""
+    module = tf.Module()
+    module.all = [tf.Variable(array, name=name) for name, array in automl_tensors(model).items()]
+    module.step = tf.Variable(7, name="global_step")
+    tf.saved_model.save(module, path)
 
 
 def write_legacy(model, path):
@@ -116,29 +185,22 @@ def test_every_format_loads(form, tiny_effnet, images, tmp_path):
 
 @pytest.mark.parametrize("form", ["weights.h5", "no_names.weights.h5", "ckpt", "part.weights.h5"])
 def test_features_refuse_another_variants_checkpoint(form, tiny_effnet, tmp_path):
-    """One of two blocks a stage, of the same widths; what stands behind the features may lack."""
+    """One of two blocks where the network has one, of the same widths."""
     path = str(tmp_path / f"m.{form}")
-    features = {"features": ["reduction_2"]} if form == "part.weights.h5" else {}
-
-    def write(model):
-        if form == "ckpt":
-            write_automl(model, path)
-        else:
-            model.save_weights(path)
-        if form == "no_names.weights.h5":
-            drop_names(path)
-
-    write(tiny_effnet(**features))
-    tiny_effnet(weights=path, features=["reduction_2"])
+    if form == "ckpt":
+        write_automl(tiny_effnet(), path)
+    elif form == "part.weights.h5":
+        tiny_effnet(features=["reduction_3"]).save_weights(path)
+    else:
+        tiny_effnet().save_weights(path)
+    if form == "no_names.weights.h5":
+        drop_names(path)
+    tiny_effnet(weights=path, features=["reduction_3"])
     row = tiny_efficientnet_row()
-    stages = [dataclasses.replace(stage, repeats=2 * stage.repeats) for stage in row.stages]
-    write(
-        efficientnet_v2.build(
-            dataclasses.replace(row, stages=tuple(stages)), weights=None, **features
-        )
-    )
-    with pytest.raises(ValueError, match="unexpected|wanted"):
-        tiny_effnet(weights=path, features=["reduction_2"])
+    stages = tuple(dataclasses.replace(stage, repeats=1) for stage in row.stages)
+    row = dataclasses.replace(row, stages=stages)
+    with pytest.raises(ValueError, match="unexpected"):
+        efficientnet_v2.build(row, weights=path, features=["reduction_3"])
 
 
 def test_keras_applications_files_load(images, tmp_path):
@@ -147,6 +209,27 @@ def test_keras_applications_files_load(images, tmp_path):
     ours = kev.EfficientNetV2B0(weights=str(tmp_path / "ka.weights.h5"))
     assert ours.output_shape == (None, 7)
     np.testing.assert_allclose(ours(images), peer(images), atol=1e-6)
+
+
+@pytest.mark.parametrize("write", [write_automl, write_hub])
+def test_every_tensor_of_automl_finds_its_layer(write, tiny_effnet, tmp_path):
+    model = tiny_effnet()
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(rng.uniform(0.5, 1, weight.shape))
+    (tmp_path / "c").mkdir()
+    write(model, str(tmp_path / "c" / "model"))
+    loaded = tiny_effnet(weights=str(tmp_path / "c" / "model"))
+    for weight, expected in zip(loaded.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(weight, expected, weight.path)
+
+
+def test_a_checkpoint_of_the_other_family_lists_what_is_missing(
+    tiny_effnet, tiny_coatnet, tmp_path
+):
+    write_automl(tiny_effnet(), tmp_path / "model")
+    with pytest.raises(ValueError, match="does not fit tinycoatnet.*missing stem_conv1/kernel"):
+        tiny_coatnet(weights=str(tmp_path / "model"))
 
 
 def test_a_mismatch_lists_itself_and_changes_nothing(tiny_effnet, tmp_path):
