@@ -173,11 +173,12 @@ def plan(
     first = max(multiple, round(0.6 * size / multiple) * multiple)
     batch = int(min(32 if count < 20_000 or not accelerator else 128, max(2, count // 8)))
     batch = -(-batch // replicas) * replicas
+    row = recipes.get("finetune", model_name)
     return dataclasses.replace(
-        recipes.get("finetune", model_name),
+        row,
         epochs=epochs,
         batch_size=batch,
-        learning_rate=5e-4 * batch / 32,
+        learning_rate=row.learning_rate * batch / row.batch_size,
         seed=seed,
         phases=ramp(
             epochs,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_effv2 as kev
-from keras_effv2 import data, optimizers, progressive, recipes
+from keras_effv2 import data, finetuning, optimizers, progressive, recipes
 from keras_effv2.recipes import Recipe
 
 V2 = [f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L", "XL")]
@@ -106,9 +106,7 @@ NOT_FOR = {
 def test_every_recipe_can_be_trained(name):
     for model in V2 + COATNET:
         if model in NOT_FOR.get(name, ()):
-            with pytest.raises(
-                ValueError, match=f"^No recipe '{name}' was published for {model}.$"
-            ):
+            with pytest.raises(ValueError, match=f"^No recipe '{name}' was published for {model}."):
                 recipes.get(name, model)
             continue
         row = recipes.get(name, model)
@@ -226,6 +224,35 @@ def test_an_unknown_recipe_lists_the_known():
     assert str(error.value) == (
         f"There is no recipe 'imagenet'. Recipes: {', '.join(recipes.RECIPES)}."
     )
+
+
+@pytest.mark.parametrize(
+    "name, model", (("imagenet21k-ft1k", "EfficientNetV2-S"), ("imagenet21k", "coatnet2"))
+)
+def test_an_unknown_model_lists_the_known(name, model):
+    with pytest.raises(ValueError) as error:
+        recipes.get(name, model)
+    known = ", ".join((*V2, *COATNET, "CoAtNet6", "CoAtNet7"))
+    assert str(error.value) == f"There is no model '{model}'. Models: {known}."
+
+
+def test_a_model_without_that_recipe_hears_of_its_own():
+    with pytest.raises(ValueError) as error:
+        recipes.get("imagenet1k", "CoAtNet4")
+    assert str(error.value) == (
+        "No recipe 'imagenet1k' was published for CoAtNet4. Its recipes: imagenet21k, "
+        "imagenet21k-ft1k, jft, jft-ft1k, cifar10, cifar100, flowers, cars, finetune, digits."
+    )
+
+
+def test_the_row_of_fine_tuning_is_what_was_measured():
+    """docs/measured.md: 1,800 flowers, batch 32 at 5e-4, 11 epochs up to 224 pixels."""
+    row = recipes.get("finetune", "EfficientNetV2B0")
+    assert finetuning.plan("EfficientNetV2B0", 1800, accelerator=False) == row
+    assert (row.batch_size, row.learning_rate, row.epochs) == (32, 5e-4, 11)
+    assert row.phases[-1].image_size == 224
+    few = finetuning.plan("EfficientNetV2B0", 128, accelerator=False)
+    assert (few.batch_size, few.learning_rate) == (16, 2.5e-4)
 
 
 WRONG = {
