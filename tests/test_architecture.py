@@ -126,3 +126,12 @@ def test_examples_in_docstrings(name):
     module = sys.modules[f"keras_effv2.{name}" if name != "__init__" else "keras_effv2"]
     result = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", ["EfficientNetV2B0", "CoAtNet0"])
+def test_the_builders_example(name):
+    """One text for all sixteen; doctest passes over functions that another module made."""
+    builder = getattr(keras_effv2, name)
+    example = doctest.DocTestParser().get_doctest(builder.__doc__, {name: builder}, name, None, 0)
+    result = doctest.DocTestRunner().run(example)
+    assert result.attempted > 0 and result.failed == 0
