@@ -225,14 +225,14 @@ def _pyramid(net):
 
 def _pooled(net):
     """The model up to its pooled features `(batch, channels)`."""
-    if len(net.output_shape) == 2 and not isinstance(net.layers[-1], keras.layers.Dense):
+    if len(net.output_shape) == 2 and not isinstance(layers.head_of(net), keras.layers.Dense):
         return net
-    for layer in reversed(net.layers):
-        if isinstance(layer, keras.layers.GlobalAveragePooling2D) and len(layer.output.shape) == 2:
-            return keras.Model(net.inputs, layer.output)
+    for layer, _, (made, *_) in reversed(layers.calls(net)):
+        if isinstance(layer, keras.layers.GlobalAveragePooling2D) and len(made.shape) == 2:
+            return keras.Model(net.inputs, made)
     raise ValueError(
-        f"Model {net.name!r} has no layer GlobalAveragePooling2D, so there is no feature vector. "
-        "Build it with include_top=True or pooling='avg'."
+        f"Model {net.name!r} has no layer GlobalAveragePooling2D of its own, so there is no feature "
+        "vector. Build it with include_top=True or pooling='avg'."
     )
 
 

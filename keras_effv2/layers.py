@@ -737,20 +737,97 @@ def dynamic_clone(model):
     return clone
 
 
+def calls(model):
+    """The calls that a functional model is made of, in order.
+
+    `layer.input` and `layer.output` are those of a layer's first call, whichever model made it.
+
+    Returns:
+        A list of `(operation, tensors in, tensors out)`; the operation is a layer or of `keras.ops`.
+    """
+    depths = _functional(model)._nodes_by_depth
+    nodes = [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
+    return [(x.operation, x.input_tensors, x.output_tensors) for x in nodes if not x.is_input]
+
+
+def flattened(model):
+    """The model with the layers of the models nested in it as its own, sharing them."""
+    flat = _functional(model)
+
+    def call(operation, *args, **options):
+        return (operation.call if _is_graph(operation) else operation)(*args, **options)
+
+    while any(_is_graph(operation) for operation, _, _ in calls(flat)):
+        flat = keras.models.clone_model(
+            flat,
+            input_tensors=flat.input,
+            clone_function=lambda operation: operation,
+            call_function=call,
+        )
+    return flat
+
+
 def logits_of(model):
-    """The model without its last activation, sharing its layers and weights."""
-    inputs = _built(model).inputs
-    inputs = inputs[0] if len(inputs) == 1 else inputs
-    head = model.layers[-1]
+    """The model without its last activation, sharing its layers and weights.
+
+    Raises:
+        ValueError: If the model gives probabilities by something else than its last activation.
+    """
+    inputs = _functional(model).input
+    made = calls(model)
+    head, given, _ = made[-1]
     if isinstance(head, keras.layers.Dense):
         if head.activation is keras.activations.linear:
             return model
-        return keras.Model(inputs, _Logits(head)(head.input))
-    if isinstance(head, (keras.layers.Activation, keras.layers.Softmax)):
-        return keras.Model(inputs, head.input)
-    if isinstance(head, keras.Model) and getattr(head, "inputs", None):
+        return keras.Model(inputs, _Logits(head)(given[0]))
+    if _is_activation(head):
+        before = keras.Model(inputs, given[0])
+        changes_nothing = getattr(head, "activation", None) is keras.activations.linear
+        return logits_of(before) if changes_nothing or type(head).__name__ == "Cast" else before
+    if _is_graph(head):
         return _with_head(model, head, logits_of(head))  # a head that is a model of its own
+    makers = {id(x): operation for operation, _, outputs in made for x in outputs}
+    after = all(_gives_probabilities(makers.get(id(x))) for x in given)
+    if _gives_probabilities(head) or (after and not getattr(head, "weights", ())):
+        raise ValueError(
+            f"Model {model.name!r} ends in {head.name!r}, which gives or takes probabilities, so its "
+            "logits are unknown. Let it end in a Dense layer, or in the softmax or sigmoid itself."
+        )
     return model
+
+
+def head_of(model):
+    """The last operation of a model that is no activation; of a model nested there, its last."""
+    head = [operation for operation, _, _ in calls(model) if not _is_activation(operation)][-1]
+    return head_of(head) if _is_graph(head) else head
+
+
+def _is_activation(operation):
+    """Whether an operation is an activation by itself, or a cast, as it may follow a head."""
+    kinds = (keras.layers.Activation, keras.layers.Softmax)
+    return isinstance(operation, kinds) or type(operation).__name__ in (*_PROBABILITIES, "Cast")
+
+
+_PROBABILITIES = ("Softmax", "Sigmoid")  # the classes behind keras.ops.softmax and sigmoid
+
+
+def _gives_probabilities(operation):
+    if _is_graph(operation):
+        return _gives_probabilities(calls(operation)[-1][0])
+    activations = (keras.activations.softmax, keras.activations.sigmoid)
+    named = type(operation).__name__ in _PROBABILITIES
+    return named or getattr(operation, "activation", None) in activations
+
+
+def _is_graph(operation):
+    """Whether an operation is a model whose own calls are known."""
+    return isinstance(operation, keras.Model) and bool(getattr(operation, "inputs", None))
+
+
+def _functional(model):
+    """A `Sequential`, or any model with a graph, as a functional model of the same tensors."""
+    ends = (_built(model).inputs, model.outputs)
+    return keras.Model(*(tensors[0] if len(tensors) == 1 else tensors for tensors in ends))
 
 
 def _built(model):

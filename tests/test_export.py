@@ -281,6 +281,23 @@ def test_feature_vector(name, tmp_path, monkeypatch):
     assert len(module.variables) == 5 and len(module.trainable_variables) == 2  # gamma and beta
 
 
+def test_feature_vector_ends_before_any_head(tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "_verify", lambda *arguments: None)
+    images, body = pictures(3, 32, 48), small()
+    x = body.get_layer("head").input
+    mixed = keras.layers.Activation("softmax", dtype="float32")(keras.layers.Dense(10)(x))
+    bare = keras.ops.softmax(keras.layers.Dense(10)(x))
+    inputs = keras.Input((None, None, 3))
+    nested = keras.Model(body.input, body.get_layer("head").input)(inputs)
+    cases = {"mixed": (body.input, mixed), "bare": (body.input, bare), "nested": (inputs, nested)}
+    for name, ends in cases.items():
+        kev.export_hub(keras.Model(*ends), tmp_path / name, kind="feature_vector")
+        module = tf.saved_model.load(str(tmp_path / name))
+        close(module(images / 255, training=False), pooled(body, images))
+    with pytest.raises(ValueError, match="no layer GlobalAveragePooling2D of its own"):
+        kev.export_hub(keras.Model(inputs, body(inputs)), tmp_path / "x", kind="feature_vector")
+
+
 def test_pixels_are_normalised_once(tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "_verify", lambda *arguments: None)
     model, images = small(), pictures(2, 32, 32)
