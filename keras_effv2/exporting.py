@@ -4,6 +4,7 @@ Whatever is written is written beside its place, compared with the live model, a
 there: what exists is whole and was verified.
 """
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -584,7 +585,7 @@ def fold(model):
 
     A normalisation that follows a convolution or dense layer, and is all that follows it, goes into
     that layer. One that only feeds a 1x1 convolution goes into that one. Others stay: across a
-    padding the constant would be wrong at the border.
+    padding the constant would be wrong at the border. So do layers that are called twice.
 
     Args:
         model: A functional `keras.Model`.
@@ -592,28 +593,29 @@ def fold(model):
     Returns:
         A new model for inference.
     """
-    consumers, producers = {}, {}
-    for layer in model.layers:
-        if not isinstance(layer, keras.layers.InputLayer):
-            for tensor in keras.tree.flatten(layer.input):
-                consumers.setdefault(id(tensor), []).append(layer)
-        for tensor in keras.tree.flatten(layer.output):
-            producers[id(tensor)] = layer
+    calls = layers.calls(model)
+    times = collections.Counter(id(operation) for operation, _, _ in calls)
+    makers = {id(x): operation for operation, _, made in calls for x in made}
+    readers = {}
+    for operation, given, _ in calls:
+        for tensor in given:
+            readers.setdefault(id(tensor), []).append(operation)
     outputs = {id(tensor) for tensor in model.outputs}
 
-    def alone(tensor):
-        return len(consumers.get(id(tensor), ())) == 1 and id(tensor) not in outputs
+    def only_reader(tensor):
+        found = readers.get(id(tensor), ())
+        return found[0] if len(found) == 1 and id(tensor) not in outputs else None
 
     before, after = {}, {}  # name of the linear layer -> the normalisation
     folded = set()
-    for norm in model.layers:
-        if not isinstance(norm, keras.layers.BatchNormalization):
+    for norm, (given, *_), (made, *_) in calls:
+        if not isinstance(norm, keras.layers.BatchNormalization) or times[id(norm)] > 1:
             continue
-        source = producers[id(norm.input)]
-        if _is_linear(source) and alone(norm.input):
+        source, reader = makers.get(id(given)), only_reader(made)
+        if _is_linear(source) and times[id(source)] == 1 and only_reader(given) is norm:
             after[source.name] = norm
-        elif alone(norm.output) and _is_pointwise(consumers[id(norm.output)][0]):
-            before[consumers[id(norm.output)][0].name] = norm
+        elif _is_pointwise(reader) and times[id(reader)] == 1:
+            before[reader.name] = norm
         else:
             continue
         folded.add(norm.name)

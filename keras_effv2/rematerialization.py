@@ -6,6 +6,9 @@ moving averages move once, so that the gradients are those of the whole network 
 arXiv 1604.06174; elsewhere "gradient checkpointing").
 """
 
+import collections
+import itertools
+
 import keras
 import tensorflow as tf
 
@@ -30,28 +33,21 @@ def blocks(model):
     27
     """
     (start,), (end,) = model.inputs, model.outputs
-    order = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    readers = {}
-    for layer in order:
-        for tensor in _tensors(layer.input):
-            readers[id(tensor)] = readers.get(id(tensor), 0) + 1
+    calls = layers.calls(model)
+    readers = collections.Counter(id(x) for _, given, _ in calls for x in given)
     waiting = {id(start): readers[id(start)]}
     cuts = [start]
-    for layer, following in zip(order, order[1:], strict=False):
-        for tensor in _tensors(layer.input):
+    for (layer, given, made), (following, _, _) in itertools.pairwise(calls):
+        for tensor in given:
             waiting[id(tensor)] -= 1
             if not waiting[id(tensor)]:
                 del waiting[id(tensor)]
-        for tensor in _tensors(layer.output):
-            waiting[id(tensor)] = readers.get(id(tensor), 0)
-        alone = set(waiting) == {id(layer.output)}
+        for tensor in made:
+            waiting[id(tensor)] = readers[id(tensor)]
+        alone = set(waiting) == {id(made[0])}
         if alone and layer.name.split("_")[0] != following.name.split("_")[0]:
-            cuts.append(layer.output)
-    return [keras.Model(*pair) for pair in zip(cuts, [*cuts[1:], end], strict=True)]
-
-
-def _tensors(nested):
-    return keras.tree.flatten(nested)
+            cuts.append(made[0])
+    return [keras.Model(*pair) for pair in itertools.pairwise([*cuts, end])]
 
 
 def rematerialized(model):

@@ -16,7 +16,7 @@ import tensorflow as tf
 from conftest import mirrored, tiny_coatnet_row, tiny_efficientnet_row
 
 import keras_effv2 as kev
-from keras_effv2 import cli, exporting, layers
+from keras_effv2 import cli, exporting, layers, rematerialization
 from keras_effv2.models import coatnet, efficientnet_v2
 
 LABELS = [f"flower {i}" for i in range(10)]
@@ -507,6 +507,57 @@ def test_fold_leaves_what_it_may_not_merge():
     assert norms(lean) == {"before_padding", "forked", "before_groups", "after_fork"}
     images = pictures(2, 16, 24) / 255
     close(lean(images).numpy(), model(images).numpy())
+
+
+def called_twice(x):
+    conv, norm = keras.layers.Conv2D(3, 1), keras.layers.BatchNormalization()
+    return conv(norm(conv(x)))
+
+
+def norm_called_twice(x):
+    conv, norm = keras.layers.Conv2D(3, 1), keras.layers.BatchNormalization()
+    return norm(conv(norm(x)))
+
+
+def read_by_a_model(x):
+    x = keras.layers.Conv2D(4, 1)(x)
+    inner = keras.Input((None, None, 4))
+    model = keras.Model(inner, keras.layers.Conv2D(4, 1)(inner))
+    return keras.layers.Add()([keras.layers.BatchNormalization()(x), model(x)])
+
+
+def read_by_an_operation(x):
+    x = keras.layers.Conv2D(4, 1)(x)
+    return keras.layers.BatchNormalization()(x) + x
+
+
+def behind_a_model(x):
+    inner = keras.Input((None, None, 3))
+    model = keras.Model(inner, keras.layers.Conv2D(4, 1)(inner))
+    return keras.layers.Conv2D(5, 1)(keras.layers.BatchNormalization()(model(x)))
+
+
+@pytest.mark.parametrize(
+    "body, stay",
+    [
+        (called_twice, 1),
+        (norm_called_twice, 1),
+        (read_by_a_model, 1),
+        (read_by_an_operation, 1),
+        (behind_a_model, 0),
+    ],
+)
+def test_fold_and_blocks_go_by_the_calls_of_the_model(body, stay):
+    inputs = keras.Input((None, None, 3))
+    model = lively(keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(body(inputs))))
+    images = pictures(2, 16, 24) / 255
+    lean = exporting.fold(model)
+    close(lean(images).numpy(), model(images).numpy())
+    assert len(norms(lean)) == stay
+    x = images
+    for piece in rematerialization.blocks(model):
+        x = piece(x)
+    close(x.numpy(), model(images).numpy())
 
 
 # ----------------------------------------------------------------------------- lean exports
