@@ -623,6 +623,25 @@ def test_lean_exports_run_elsewhere(family, format, quantize, tolerance, tmp_pat
         close(RUN[format](str(path), odd), model(odd).numpy(), tolerance)
 
 
+def test_lean_export_around_a_hub_layer(network, tmp_path):
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, keras.layers.Dense(4)(kev.HubLayer(network.folder / "hub")(inputs)))
+    images = pictures(2) / 255
+    kev.export(model, tmp_path / "lean", images=images)
+    close(in_saved_model(str(tmp_path / "lean"), images), model(images))
+
+
+def test_a_lean_export_that_computes_something_else_is_refused(tmp_path, monkeypatch):
+    model, images = small(), pictures(4, 32, 32)
+    for wrong in (model.get_weights()[-1][::-1], np.full(10, np.nan)):
+        other = keras.models.clone_model(model)
+        other.set_weights([*model.get_weights()[:-1], wrong])
+        monkeypatch.setattr(exporting, "fold", lambda net, other=other: other)
+        with pytest.raises(RuntimeError, match="differ.*it was not written.*fold_batch_norm=False"):
+            kev.export(model, tmp_path / "lean", images=images)
+        assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_int8_that_agrees_too_little_is_refused(tmp_path):
     model, images = small(), pictures(16, 32, 32)
