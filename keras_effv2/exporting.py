@@ -162,11 +162,10 @@ def _reusable(net, view, labels, folder):
         )
     root.variables = [v.value for v in view.weights]
     root.trainable_variables = [v.value for v in view.trainable_weights]
-    # SavedModels inside the model bring penalties, and variables that are no weights, such as seeds
-    hubs = [layer for layer in layers.walk(net) if hasattr(layer, "regularization_losses")]
-    root._modules = [layer.module for layer in hubs]
-    root.regularization_losses = [_loss_function(layer) for layer in _regularized(view)]
-    root.regularization_losses += [loss for layer in hubs for loss in layer.regularization_losses]
+    root._modules = _modules(net)
+    root.regularization_losses = [
+        _penalty(v) for v in view.trainable_weights if getattr(v, "regularizer", None) is not None
+    ]
     weights = {id(v) for v in net.weights}
     root._seeds = [v.value for v in net.variables if id(v) not in weights]
     if labels is not None:
@@ -176,17 +175,14 @@ def _reusable(net, view, labels, folder):
     return root
 
 
-def _regularized(model):
-    return [
-        layer
-        for layer in layers.walk(model)
-        if getattr(layer, "kernel_regularizer", None) is not None
-    ]
+def _modules(net):
+    """The SavedModels inside a model; they have variables that are no weights, such as seeds."""
+    return [layer.module for layer in layers.walk(net) if hasattr(layer, "module")]
 
 
-def _loss_function(layer):
-    """A function without arguments; made here so that it closes over one layer only."""
-    return tf.function(lambda: layer.kernel_regularizer(layer.kernel.value), [])
+def _penalty(weight):
+    """A function without arguments; made here so that it closes over one weight only."""
+    return tf.function(lambda: weight.regularizer(weight.value), [])
 
 
 def _takes_hub_images(net):
@@ -274,7 +270,7 @@ def _model_card(net, card):
     count = sum(int(np.prod(v.shape)) for v in net.weights)
     side = card["image_size"] or 224
     cost = f"{multiply_adds(net, side) / 1e9:.3g} billion at {side} x {side}"
-    if any(hasattr(layer, "module") for layer in layers.walk(net)):
+    if _modules(net):
         cost += ", without those of the SavedModel inside"
     return f"""# {card["variant"]}, {card["kind"]}
 
@@ -495,6 +491,7 @@ def _inference(net):
 def _write_saved_model(net, target, quantize, images):
     root = tf.train.Checkpoint()
     root.serve = _inference(net)
+    root._modules = _modules(net)
     tf.saved_model.save(root, str(target), signatures={"serving_default": root.serve})
     loaded = tf.saved_model.load(str(target))
     serve = loaded.signatures["serving_default"]

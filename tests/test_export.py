@@ -250,7 +250,7 @@ np.savez("found.npz", **found)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_tf_keras_fine_tunes_the_export(tmp_path):
     pytest.importorskip("tensorflow_hub")
-    model = small(kernel_regularizer=keras.regularizers.L2(0.1))
+    model = small(kernel_regularizer="l2", bias_regularizer="l1")
     kev.export_hub(model, tmp_path / "hub")
     images = pictures(4, 32, 32)
     np.savez(tmp_path / "images.npz", images=images / 255)
@@ -259,7 +259,27 @@ def test_tf_keras_fine_tunes_the_export(tmp_path):
     assert found["reached"].tolist() == [True] * len(model.trainable_weights)
     assert sum(found["moved"]) == 2  # mean and variance
     assert not found["frozen moved"].any()
-    assert found["losses"] == pytest.approx(0.1 * np.sum(model.get_layer("head").kernel ** 2))
+    kernel, bias = model.get_layer("head").get_weights()
+    wanted = [0.01 * np.sum(kernel**2), 0.01 * np.sum(np.abs(bias))]
+    assert found["losses"].tolist() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_penalties_are_those_that_keras_adds(tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "_verify", lambda *arguments: None)
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 1, kernel_regularizer="l2", trainable=False)(inputs)
+    x = keras.layers.DepthwiseConv2D(3, depthwise_regularizer="l2")(x)
+    x = layers.BatchNormalization(gamma_regularizer="l1")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = lively(
+        keras.Model(inputs, keras.layers.Dense(3, "softmax", kernel_regularizer="l2")(x))
+    )
+    for kind, count in (("classification", 3), ("feature_vector", 2)):
+        kev.export_hub(model, tmp_path / kind, kind)
+        module = tf.saved_model.load(str(tmp_path / kind))
+        losses = module.regularization_losses
+        assert len(losses) == count
+        np.testing.assert_allclose([loss() for loss in losses], model.losses[:count], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vector.tar.gz", "vector"])
