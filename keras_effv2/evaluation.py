@@ -227,7 +227,7 @@ def gradcam(model, images, class_index=None, layer=None):
     """Shows which parts of images speak for a class.
 
     Args:
-        model: A functional classifier.
+        model: A functional classifier; models may be nested in it.
         images: `(n, h, w, c)` as the model takes them.
         class_index: Class, one number or one an image; None takes the best.
         layer: Name of the layer whose map is looked at; None takes the last with a feature map.
@@ -240,24 +240,19 @@ def gradcam(model, images, class_index=None, layer=None):
 
     Source: Selvaraju et al. 2016, https://arxiv.org/abs/1610.02391.
     """
+    flat = layers.flattened(model)
+    maps = {x.name: made for x, _, (made, *_) in layers.calls(flat) if len(made.shape) == 4}
     if layer is None:
         # what has no more channels than a picture is a picture
-        maps = [
-            x
-            for x in model.layers
-            if len(getattr(x.output, "shape", ())) == 4 and x.output.shape[-1] > images.shape[-1]
-        ]
-        if not maps:
+        large = [name for name, made in maps.items() if made.shape[-1] > images.shape[-1]]
+        if not large:
             raise ValueError(f"Model {model.name!r} has no layer with a feature map.")
-        layer = maps[-1].name
-    names = [x.name for x in model.layers]
-    if layer not in names:
+        layer = large[-1]
+    if layer not in maps:
         raise ValueError(
-            f"Model {model.name!r} has no layer {layer!r}. Last: {', '.join(names[-6:])}."
+            f"Model {model.name!r} has no feature map {layer!r}. Last: {', '.join([*maps][-6:])}."
         )
-    # where the head is a model of its own, its logits do not hang on this layer: probabilities do
-    whole = model if isinstance(model.layers[-1], keras.Model) else layers.logits_of(model)
-    both = keras.Model(model.inputs[0], [model.get_layer(layer).output, whole.outputs[0]])
+    both = keras.Model(flat.input, [maps[layer], layers.logits_of(flat).outputs[0]])
     images = tf.cast(images, tf.float32)
     with tf.GradientTape() as tape:
         features, outputs = both(images, training=False)

@@ -158,8 +158,8 @@ def test_a_report_of_any_model_and_any_names(tmp_path, recwarn, caplog):
     data = Data(
         "odd", names, *(Split(names, s.labels, s.pictures) for s in (whole.train, whole.validation))
     )
-    backbone = keras.Model(*(lambda m: (m.input, m.layers[-2].output))(build_convnet()))
-    model = keras.Sequential([backbone, keras.layers.Dense(4, activation="softmax")])
+    flat = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten()])
+    model = keras.Sequential([flat, keras.layers.Dense(4, activation="softmax")])
     judged = evaluation.evaluate(model, data, tmp_path / "report", image_size=32)
     page = (tmp_path / "report" / "report.html").read_text()
     assert "&lt;b&gt;bold&lt;/b&gt;" in page and "$50_$100" in page and "<b>bold" not in page
@@ -211,6 +211,27 @@ def test_gradcam_finds_what_the_class_is_seen_by(tiny_effnet):
     resized = keras.ops.image.resize(expected[..., None], (64, 64))[..., 0]
     assert heat.shape == (64, 64)
     assert np.corrcoef(heat.ravel(), np.ravel(resized))[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("kind", ["functional", "sequential"])
+def test_gradcam_looks_into_nested_models(kind, tiny_effnet):
+    base = tiny_effnet(include_top=False)
+    pool, head = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, activation="softmax")
+    inputs = keras.Input((None, None, 3))
+    if kind == "functional":
+        model = keras.Model(inputs, head(pool(base(inputs, training=False))))
+    else:
+        model = keras.Sequential([keras.Sequential([base, pool]), head])
+        model.build((None, None, None, 3))
+    one = keras.Model(base.input, head(pool(base.output)))
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+    for layer in (None, "block4a_expand_conv"):
+        heat = evaluation.gradcam(model, images, class_index=1, layer=layer)
+        wanted = evaluation.gradcam(one, images, class_index=1, layer=layer)
+        assert wanted.max() > 0.5
+        np.testing.assert_allclose(heat, wanted, atol=1e-4)
+    with pytest.raises(ValueError, match="no feature map 'avg'. Last: .*top_activation"):
+        evaluation.gradcam(model, images, layer="avg")
 
 
 def test_attention_maps_are_probabilities(tiny_coatnet):
