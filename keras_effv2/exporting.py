@@ -450,9 +450,7 @@ def export(
         run = _WRITERS[format](lean, target, quantize, images)
         report, scale = _compare(net, run, images, path, format, target)
         # EfficientNetV2-B0 with its ImageNet weights drifts by 3e-6 in float32, 0.1 in bfloat16
-        half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in layers.walk(net))
-        alike = report.rms_drift <= (0.5 if half else 0.1) * scale
-        if quantize is None and not alike:
+        if quantize is None and not report.rms_drift <= 0.3 * scale:  # not a number either
             raise RuntimeError(
                 f"The export's outputs differ from the model's by {report.rms_drift:.2g}, and those "
                 f"are {scale:.2g} large (RMS); it was not written. Try fold_batch_norm=False."

@@ -653,7 +653,7 @@ def test_lean_export_around_a_hub_layer(network, tmp_path):
 
 def test_a_lean_export_that_computes_something_else_is_refused(tmp_path, monkeypatch):
     model, images = small(), pictures(4, 32, 32)
-    for wrong in (model.get_weights()[-1][::-1], np.full(10, np.nan)):
+    for wrong in (10 * model.get_weights()[-1][::-1], np.full(10, np.nan)):
         other = keras.models.clone_model(model)
         other.set_weights([*model.get_weights()[:-1], wrong])
         monkeypatch.setattr(exporting, "fold", lambda net, other=other: other)
