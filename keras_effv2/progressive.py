@@ -127,7 +127,7 @@ _RANGES = {
 
 
 def check(phases):
-    """Returns `phases` if they follow each other without a gap from epoch 0; else raises."""
+    """Returns `phases` if they follow each other from epoch 0 and can be trained; else raises."""
     phases = tuple(phases)
     epoch = 0
     for phase in phases:
@@ -136,6 +136,12 @@ def check(phases):
                 f"Phases follow each other without gaps: expected one that starts at epoch {epoch} "
                 f"and has at least one epoch. Received: {phase}."
             )
+        for name, (low, high) in _RANGES.items():
+            value = getattr(phase, name)
+            if value is not None and not low <= value < high:
+                raise ValueError(
+                    f"`{name}` of a phase is in [{low}, {high}), or None. Received: {phase}."
+                )
         epoch = phase.stop_epoch
     if not phases:
         raise ValueError("There are no phases: make them with keras_effv2.ramp(...).")

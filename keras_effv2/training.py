@@ -287,7 +287,7 @@ class _Run:
                     f"{self.model.name} trains at multiples of {multiple} pixels. Received a phase "
                     f"of {size} pixels: make the phases with ramp(..., multiple_of={multiple})."
                 )
-            recipes.augment_of(self.recipe, phase)  # refuses strengths out of range
+            recipes.augment_of(self.recipe, phase)  # refuses what is out of range
             batch = phase.batch_size or self.recipe.batch_size
             if batch % self.strategy.num_replicas_in_sync:
                 raise ValueError(

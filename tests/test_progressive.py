@@ -102,9 +102,14 @@ def test_a_wrong_ramp_is_named(case):
         ((Phase(0, 2), Phase(3, 4)), "starts at epoch 2.*start_epoch=3"),
         ((Phase(0, 2), Phase(1, 4)), "starts at epoch 2.*start_epoch=1"),
         ((Phase(0, 0),), "at least one epoch"),
+        ((Phase(0, 1), Phase(1, 2, dropout=1.0)), r"`dropout` of .* \[0, 1\).*dropout=1.0"),
+        ((Phase(0, 1, image_size=-32),), r"`image_size` of .* \[1, .*image_size=-32"),
+        ((Phase(0, 1, batch_size=0),), r"`batch_size` of .* \[1, .*batch_size=0"),
+        ((Phase(0, 1, randaugment=31),), "`randaugment` of .*randaugment=31"),
+        ((Phase(0, 1, mixup=float("nan")),), "`mixup` of .*mixup=nan"),
     ),
 )
-def test_phases_have_no_gaps(phases, message):
+def test_phases_that_cannot_be_trained_are_refused(phases, message):
     with pytest.raises(ValueError, match=message):
         ProgressiveLearning(phases)
 
