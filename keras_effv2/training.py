@@ -280,13 +280,14 @@ class _Run:
             )
         layers.check_preprocessing(self.model)
         multiple = layers.side_multiple(self.model)
-        for phase in self.phases:
-            size = self.image_size(phase)
+        for size in (*map(self.image_size, self.phases), self._eval_size()):
             if size % multiple:
                 raise ValueError(
-                    f"{self.model.name} trains at multiples of {multiple} pixels. Received a phase "
-                    f"of {size} pixels: make the phases with ramp(..., multiple_of={multiple})."
+                    f"{self.model.name} takes multiples of {multiple} pixels. Received a phase or "
+                    f"an `eval_size` of {size} pixels: make the phases with ramp(..., "
+                    f"multiple_of={multiple}), and `eval_size` such a multiple or 0."
                 )
+        for phase in self.phases:
             recipes.augment_of(self.recipe, phase)  # refuses what is out of range
             batch = phase.batch_size or self.recipe.batch_size
             if batch % self.strategy.num_replicas_in_sync:

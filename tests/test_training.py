@@ -146,6 +146,16 @@ def test_relative_attention_goes_through_the_phases(tiny_coatnet, quiet_train):
     assert moved and all(not np.array_equal(a, b) for a, b in zip(tables, moved, strict=True))
 
 
+@pytest.mark.parametrize("size, eval_size, wrong", [(48, 64, 48), (64, 100, 100)])
+def test_relative_attention_takes_multiples_of_32(
+    size, eval_size, wrong, tiny_coatnet, quiet_train
+):
+    phases = (progressive.Phase(0, 1, image_size=size),)
+    recipe = recipes.Recipe("tiny", "tests", 1, 8, 1e-3, phases=phases, eval_size=eval_size)
+    with pytest.raises(ValueError, match=f"multiples of 32 pixels. Received .* {wrong} pixels"):
+        quiet_train(tiny_coatnet(classes=4), tiny_data(), recipe)
+
+
 def test_several_steps_a_call_are_the_same_steps(quiet_train, tmp_path):
     recipe = recipes.Recipe("tiny", "tests", 2, 8, 1e-3, checkpoint_steps=5)
     single = quiet_train(lambda: _dense(4), tiny_data(), recipe)
