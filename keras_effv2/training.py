@@ -191,18 +191,24 @@ def _place(model, recipe, strategy):
         )
     with strategy.scope(), _policy(recipe.precision):
         own = model if built else model()
-        policies = {layer.dtype_policy.name for layer in layers.walk(own)}
+        policies = _policies(own)
         if recipe.precision not in {"float32", *policies}:
             raise ValueError(
                 f"The recipe trains in {recipe.precision}, but model {own.name!r} was built in "
-                f"{', '.join(sorted(policies))}. Pass a function that builds it, or call "
-                f"keras.config.set_dtype_policy({recipe.precision!r}) before you build it."
+                f"{', '.join(sorted(policies))}. Train it as it is, dataclasses.replace(recipe, "
+                'precision="float32") (effv2 train --recipe.precision=float32), or build it after '
+                f"keras.config.set_dtype_policy({recipe.precision!r})."
             )
         if built and strategy.num_replicas_in_sync == 1 and layers.is_dynamic(own):
             return own
         if not built and layers.is_dynamic(own):
             return own
         return layers.dynamic_clone(own)
+
+
+def _policies(model):
+    """Names of the dtype policies that a model's layers have."""
+    return {layer.dtype_policy.name for layer in layers.walk(model)}
 
 
 @contextlib.contextmanager
@@ -245,7 +251,7 @@ class _Run:
             self.optimizer.build(self.model.trainable_variables)
             self.ema = [tf.Variable(w.value) for w in self.model.weights] if recipe.ema else []
             # float16 loses gradients below 6e-8: factor of the loss, steps since it changed
-            half = recipe.precision == "mixed_float16"
+            half = "mixed_float16" in _policies(self.model)
             self.scaling = [tf.Variable(_LARGEST_SCALE), tf.Variable(0.0)] if half else []
         self.step, self.epoch, self.epoch_step = 0, 0, 0
         self.sums = np.zeros(3)  # loss, hits, pictures of the epoch so far

@@ -415,7 +415,8 @@ def test_refusals(quiet_train, tmp_path):
     refused("changed: parameters: 16 -> 28", model=lambda: _dense(4, hidden=3))
     other = dataclasses.replace(data, train=data.train.select(np.arange(40)))
     refused("another recipe; changed: .*training pictures: 48 -> 40", data=other)
-    refused("mixed_bfloat16, but model .* was built in float32", model=_dense(4), recipe=half)
+    way_out = r"built in float32\. .*effv2 train --recipe.precision=float32"
+    refused(f"mixed_bfloat16, but model .* {way_out}", model=_dense(4), recipe=half)
     refused("`workdir` is a local folder. Received: gs://b/run", workdir="gs://b/run")
     wild = dataclasses.replace(recipe, crop_area=(0.5, 0.1))
     refused(r"`crop_area` is .* Received: \(0.5, 0.1\)", recipe=wild)
@@ -488,6 +489,14 @@ def test_float16_overflows_lower_the_loss_scale(replicas, quiet_train, tmp_path)
             tmp_path / "bad",
             strategy=strategy,
         )
+
+
+def test_a_model_of_float16_has_its_loss_scaled_whatever_the_recipe_says(quiet_train):
+    """As `effv2 finetune --precision=mixed_float16` leaves it; its step 6 overflows."""
+    with training._policy("mixed_float16"):
+        model = build_with_bad_gradient()
+    result = quiet_train(model, tiny_data(), recipes.Recipe("tiny", "tests", 2, 8, 1e-3))
+    assert result.steps == 2 * STEPS and np.isfinite(result.history[-1]["loss"])
 
 
 def test_several_labels_share_a_picture():
