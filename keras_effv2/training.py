@@ -331,15 +331,17 @@ class _Run:
                 total = loss + extra / self.replicas
                 if self.scaling:
                     total *= self.scaling[0]
-            variables = [v.value for v in model.trainable_variables]
-            gradients = tape.gradient(total, variables)
+            gradients = tape.gradient(total, [v.value for v in model.trainable_variables])
+            # variables that the loss does not reach have none; the optimizer names them
+            reached = [i for i, gradient in enumerate(gradients) if gradient is not None]
+            adjusted = [tf.convert_to_tensor(gradients[i]) for i in reached]
             if self.scaling:
-                gradients = [gradient / self.scaling[0] for gradient in gradients]
-            gradients = self._clipped(gradients)
-            finite = tf.math.is_finite(tf.linalg.global_norm(gradients))
-            if self.scaling:
-                gradients = self._without_overflow(gradients, finite)
-            optimizer.apply(gradients, model.trainable_variables)
+                adjusted = [gradient / self.scaling[0] for gradient in adjusted]
+            adjusted = self._clipped(adjusted)
+            finite = tf.math.is_finite(tf.linalg.global_norm(adjusted))
+            for i, gradient in zip(reached, adjusted, strict=True):
+                gradients[i] = gradient
+            self._apply(gradients, finite)
             hits = _hits(labels, logits)
             return tf.stack(
                 [
@@ -389,13 +391,28 @@ class _Run:
         gradients, _ = tf.clip_by_global_norm(gradients, self.recipe.clip)
         return [gradient / self.replicas for gradient in gradients]
 
-    def _without_overflow(self, gradients, finite):
-        """Zeros instead of gradients that left float16's range on any replica."""
+    def _apply(self, gradients, finite):
+        """Updates the weights; not by gradients that left float16's range on any replica."""
+        variables = self.model.trainable_variables
+        if not self.scaling:
+            self.optimizer.apply(gradients, variables)
+            return
+
+        def update(strategy, gradients, overflown):
+            def skip():
+                self.optimizer.iterations.assign_add(1)
+
+            def apply():
+                strategy.extended.call_for_each_replica(
+                    self.optimizer.apply, args=(gradients, variables)
+                )
+
+            overflown = strategy.reduce(tf.distribute.ReduceOp.SUM, overflown, axis=None)
+            tf.cond(overflown > 0, skip, apply)
+
+        # the condition is where the replicas meet: they cannot meet within one of their own
         overflown = 1.0 - tf.cast(finite, tf.float32)
-        if self.replicas > 1:
-            context = tf.distribute.get_replica_context()
-            overflown = context.all_reduce(tf.distribute.ReduceOp.SUM, overflown)
-        return [tf.where(overflown > 0, tf.zeros_like(g), g) for g in gradients]
+        tf.distribute.get_replica_context().merge_call(update, args=(gradients, overflown))
 
     def _update_scaling(self, sums):
         """Halves the loss scale after an overflow and doubles it after many steps without.
@@ -414,6 +431,8 @@ class _Run:
         decay = optimizers.ema_decay(self.recipe.ema, step)
 
         def update(average, value):
+            if not average.dtype.is_floating:
+                return average.assign(value)
             return average.assign_sub((1.0 - tf.cast(decay, average.dtype)) * (average - value))
 
         for average, weight in zip(self.ema, self.model.weights, strict=True):

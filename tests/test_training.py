@@ -3,6 +3,7 @@
 import copy
 import csv
 import dataclasses
+import itertools
 import json
 import signal
 import types
@@ -470,12 +471,38 @@ def test_low_precision_learns(precision, quiet_train):
     assert all(v.dtype == "float32" for v in result.model.trainable_variables)
 
 
+class Trail(keras.callbacks.Callback):
+    """Notes the weights and the optimizer's slots at the start and after every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights, self.slots = [], []
+
+    def note(self, *_):
+        slots = [v for v in self.model.optimizer.variables if v.shape]
+        self.weights.append([w.numpy() for w in self.model.weights])
+        self.slots.append([v.numpy() for v in slots])
+
+    def on_train_begin(self, logs=None):
+        self.note()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.note()
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_float16_overflows_lower_the_loss_scale(replicas, quiet_train, tmp_path):
-    """An overflow is not the end; gradients that are infinite at every scale are."""
-    recipe = recipes.Recipe("tiny", "tests", 5, 8, 1e-3, precision="mixed_float16")
-    strategy = "one" if replicas == 1 else mirrored(replicas)
-    result = quiet_train(build_with_bad_gradient, tiny_data(), recipe, strategy=strategy)
+    """An overflow is a step left out, not the end; gradients infinite at every scale are."""
+    recipe = recipes.Recipe("tiny", "tests", 5, 8, 1e-3, weight_decay=0.1)
+    recipe = dataclasses.replace(recipe, precision="mixed_float16")
+    strategy, trail = "one" if replicas == 1 else mirrored(replicas), Trail()
+    result = quiet_train(
+        build_with_bad_gradient, tiny_data(), recipe, strategy=strategy, callbacks=[trail]
+    )
+    for kept in (trail.weights, trail.slots):
+        flat = [np.concatenate([a.ravel() for a in arrays if a.ndim]) for arrays in kept]
+        moved = [np.any(one != other) for one, other in itertools.pairwise(flat)]
+        assert moved == [step != 6 for step in range(1, 5 * STEPS + 1)]
     assert result.steps == 5 * STEPS and np.isfinite(result.history[-1]["loss"])
     assert result.history[-1]["loss"] < result.history[0]["loss"]
     arrays, _ = checkpoints.load_newest(tmp_path / "run" / "checkpoints")
@@ -499,6 +526,44 @@ def test_a_model_of_float16_has_its_loss_scaled_whatever_the_recipe_says(quiet_t
     assert result.steps == 2 * STEPS and np.isfinite(result.history[-1]["loss"])
 
 
+@keras.saving.register_keras_serializable("tests")
+class Table(keras.layers.Layer):
+    """Adds a row of a table, whose gradient is sparse; nothing uses its other weight."""
+
+    def build(self, shape):
+        self.table = self.add_weight(name="table", shape=(2, 3), initializer="zeros")
+        self.unused = self.add_weight(name="unused", initializer="ones")
+
+    def call(self, x):
+        return x + tf.cast(tf.gather(self.table.value, [1]), x.dtype)
+
+
+def build_with_odd_weights():
+    """Adapted normalization counts its pictures in an integer."""
+    inputs = keras.Input((None, None, 3))
+    normalization = keras.layers.Normalization()
+    normalization.adapt(tiny_data().train.pictures)
+    x = keras.layers.GlobalAveragePooling2D()(normalization(inputs))
+    return keras.Model(inputs, keras.layers.Dense(4, activation="softmax")(Table()(x)))
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist for variables:UserWarning")
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_weights_without_gradient_sparse_ones_and_integers(replicas, precision, quiet_train):
+    recipe = recipes.Recipe("tiny", "tests", 1, 8, 1e-2, ema=0.9, clip=1.0, precision=precision)
+    strategy, trail = "one" if replicas == 1 else mirrored(replicas), Trail()
+    model = quiet_train(
+        build_with_odd_weights, tiny_data(), recipe, strategy=strategy, callbacks=[trail]
+    ).model
+    named = {weight.name: weight.numpy() for weight in model.weights}
+    assert named["unused"] == 1 and named["count"].dtype.kind == "i"
+    for weight, start in zip(model.weights, trail.weights[0], strict=True):
+        moved = np.any(weight.numpy() != start, axis=-1)
+        expected = {"table": [False, True], "bias": True, "kernel": True}
+        np.testing.assert_array_equal(moved, expected.get(weight.name, False))
+
+
 def test_several_labels_share_a_picture():
     """The losses against NumPy: softmax over normalised labels, sigmoid over each."""
     rng = np.random.default_rng(1)
@@ -519,23 +584,16 @@ def test_several_labels_share_a_picture():
 
 def test_average_has_batch_norm_statistics_and_a_warm_up(quiet_train):
     """Against NumPy: the average of the weights after each of the steps."""
-    trail = []
-
-    class Trail(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
-            trail.append([w.numpy() for w in self.model.weights])
-
-        def on_train_batch_end(self, batch, logs=None):
-            trail.append([w.numpy() for w in self.model.weights])
-
+    trail = Trail()
     recipe = recipes.Recipe("tiny", "tests", 1, 8, 1e-2, ema=0.99)
-    result = quiet_train(train_tiny.build, tiny_data(), recipe, callbacks=[Trail()])
-    average = trail[0]
-    for step, weights in enumerate(trail[1:]):
+    result = quiet_train(train_tiny.build, tiny_data(), recipe, callbacks=[trail])
+    first, *rest = trail.weights
+    average = first
+    for step, weights in enumerate(rest):
         decay = min(0.99, (1 + step) / (10 + step))  # tf.train.ExponentialMovingAverage
         average = [decay * a + (1 - decay) * w for a, w in zip(average, weights, strict=True)]
     moved = 0
-    for variable, first, expected in zip(result.model.weights, trail[0], average, strict=True):
+    for variable, start, expected in zip(result.model.weights, first, average, strict=True):
         np.testing.assert_allclose(variable, expected, rtol=1e-4, atol=1e-6)
-        moved += "moving_" in variable.path and not np.allclose(expected, first)
+        moved += "moving_" in variable.path and not np.allclose(expected, start)
     assert moved > 10
