@@ -16,6 +16,7 @@ import train_tiny
 from conftest import build_convnet, mirrored, tiny_data
 
 from keras_effv2 import checkpoints, layers, progressive, recipes, training
+from keras_effv2.data import Data, Split
 
 STEPS = train_tiny.STEPS
 
@@ -97,6 +98,50 @@ def test_the_compiled_step_obeys_every_phase(strategy, quiet_train):
         assert path == pytest.approx(phase.drop_path, abs=5 * (0.25 / 480) ** 0.5)
         rest = phase.dropout
         assert values == pytest.approx(rest, abs=0.01)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Look(keras.layers.Layer):
+    """Notes of a step's pictures their side, and shares of grey pixels and of uneven pictures."""
+
+    def build(self, shape):
+        self.seen = self.add_weight(name="seen", shape=(3,), initializer="zeros", trainable=False)
+
+    def call(self, x, training=False):
+        if training:
+            grey = (x > 0) & (x < 255)
+            uneven = tf.reduce_max(x, (1, 2, 3)) > tf.reduce_min(x, (1, 2, 3))
+            shares = [tf.reduce_mean(tf.cast(which, "float32")) for which in (grey, uneven)]
+            self.seen.assign(tf.stack([tf.cast(tf.shape(x)[1], "float32"), *shares]))
+        return x
+
+
+def test_pictures_have_the_size_and_the_strengths_of_their_phase(quiet_train):
+    """Measured in the step: mixup makes black and white pictures grey, CutMix uneven."""
+    seen = []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append(model.get_layer("look").seen.numpy())
+    )
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.GlobalAveragePooling2D()(Look(name="look")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
+    labels = np.arange(64) % 2
+    pictures = np.broadcast_to(np.uint8(255 * labels)[:, None, None, None], (64, 8, 8, 3))
+    split = Split(("black", "white"), labels, pictures.copy())
+    phases = (
+        progressive.Phase(0, 1, image_size=16),
+        progressive.Phase(1, 2, image_size=24, mixup=1.0),
+        progressive.Phase(2, 3, image_size=32, cutmix=1.0),
+        progressive.Phase(3, 4, image_size=20, randaugment=30),
+        progressive.Phase(4, 5, image_size=16),
+    )
+    recipe = recipes.Recipe("tiny", "tests", 5, 32, 1e-3, phases=phases)
+    quiet_train(model, Data("plain", split.class_names, split), recipe, callbacks=[note])
+    sides, *shares = np.transpose(seen)
+    np.testing.assert_array_equal(sides, [16, 24, 32, 20, 16])
+    grey, uneven = np.greater(shares, 0)
+    np.testing.assert_array_equal(grey, [False, True, False, True, False])
+    np.testing.assert_array_equal(uneven, [False, False, True, True, False])
 
 
 def test_slots_live_through_boundaries_and_files_tell_all(quiet_train, tmp_path):
@@ -458,6 +503,40 @@ def test_terminated_runs_go_on_exactly(number, code, quiet_train, tmp_path):
     assert result.resumed_from == 8 and result.steps == expected.steps
     for one, other in zip(result.model.get_weights(), expected.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "precision, clip, tolerance", [("float32", 0.1, 1e-5), ("mixed_float16", 0.0, 1e-2)]
+)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_steps_are_written_out(replicas, precision, clip, tolerance, quiet_train):
+    """Against NumPy: Nesterov's momentum on gradients of cross-entropy, clipped or scaled."""
+    phase = progressive.Phase(0, 1, image_size=16)
+    recipe = recipes.Recipe("sgd", "tests", 1, 8, 0.5, optimizer="sgd", schedule="constant")
+    recipe = dataclasses.replace(recipe, clip=clip, precision=precision, phases=(phase,))
+    strategy, trail = "one" if replicas == 1 else mirrored(replicas), Trail()
+    quiet_train(lambda: _dense(4), tiny_data(), recipe, strategy=strategy, callbacks=[trail])
+    batches = tiny_data().train.train_batches(
+        image_size=16, batch_size=8, augment=recipes.augment_of(recipe, phase)
+    )
+    kernel, bias = trail.weights[0]
+    momentum = [0.0, 0.0]
+    for (images, labels), ours in zip(batches, trail.weights[1:], strict=True):
+        features = images.numpy().mean((1, 2)) / 255
+        scores = np.exp(features @ kernel + bias)
+        errors = (scores / scores.sum(1, keepdims=True) - labels.numpy()) / 8
+        gradients = [features.T @ errors, errors.sum(0)]
+        if clip:
+            norm = np.sqrt(sum(np.sum(gradient**2) for gradient in gradients))
+            assert norm > clip
+            gradients = [gradient * clip / norm for gradient in gradients]
+        momentum = [0.9 * m - 0.5 * g for m, g in zip(momentum, gradients, strict=True)]
+        kernel, bias = (
+            value + 0.9 * m - 0.5 * g
+            for value, m, g in zip((kernel, bias), momentum, gradients, strict=True)
+        )
+        np.testing.assert_allclose(ours[0], kernel, atol=tolerance)
+        np.testing.assert_allclose(ours[1], bias, atol=tolerance)
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
