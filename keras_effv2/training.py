@@ -725,7 +725,8 @@ class _Run:
     def _iterator(self, epoch, skip):
         """The batches of an epoch; those of the next are made ready meanwhile.
 
-        Making a pipeline takes a second or two for its tracing, which a step does not need.
+        Making a pipeline takes a second or two for its tracing, which a step does not need. With
+        several replicas it waits: TensorFlow mixes up device iterators made in two threads.
         """
         wanted, ahead = (epoch, skip), self.ahead
         self.ahead = None
@@ -733,7 +734,8 @@ class _Run:
             iterator = ahead[1].result()
         else:
             iterator = iter(self._train_batches(epoch, skip))
-        if epoch + 1 < self.recipe.epochs and not _is_late(self.strategy):
+        alone = self.replicas == 1 and not _is_late(self.strategy)
+        if alone and epoch + 1 < self.recipe.epochs:
             following = self.pool.submit(lambda: iter(self._train_batches(epoch + 1, 0)))
             self.ahead = (epoch + 1, 0), following
         return iterator

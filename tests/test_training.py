@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import signal
+import threading
 import types
 
 import keras
@@ -142,6 +143,22 @@ def test_pictures_have_the_size_and_the_strengths_of_their_phase(quiet_train):
     grey, uneven = np.greater(shares, 0)
     np.testing.assert_array_equal(grey, [False, True, False, True, False])
     np.testing.assert_array_equal(uneven, [False, False, True, True, False])
+
+
+@pytest.mark.parametrize("replicas, threads", [(1, 2), (2, 1)])
+def test_replicas_get_their_batches_from_one_thread(replicas, threads, quiet_train, monkeypatch):
+    """TensorFlow hands one iterator's batches to the other where two threads make them."""
+    makers, make = set(), Split.train_batches
+
+    def noted(*arguments, **options):
+        makers.add(threading.get_ident())
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(Split, "train_batches", noted)
+    strategy = "one" if replicas == 1 else mirrored(replicas)
+    recipe = recipes.Recipe("tiny", "tests", 2, 8, 1e-3)
+    quiet_train(lambda: _dense(4), tiny_data(), recipe, strategy=strategy)
+    assert len(makers) == threads
 
 
 def test_slots_live_through_boundaries_and_files_tell_all(quiet_train, tmp_path):
