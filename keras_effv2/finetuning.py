@@ -250,6 +250,7 @@ def finetune(
         from keras_effv2.models import VARIANTS
 
         weights = VARIANTS[model].weights
+    training.check_trainable(data)
     strategy = training.make_strategy(strategy, tpu)  # before anything else uses TensorFlow
     if recipe is None:
         recipe = plan(

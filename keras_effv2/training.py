@@ -111,11 +111,20 @@ def train(
             f"`workdir` is a local folder. Received: {workdir}. Train into a local folder and copy "
             "it, or mount the bucket."
         )
+    check_trainable(data)
     strategy = make_strategy(strategy, tpu)
     with checkpoints.locked(workdir) if is_chief(strategy) else contextlib.nullcontext():
         run = _Run(model, data, recipe, pathlib.Path(workdir), strategy)
         run.configure(steps_per_call, jit_compile, remat)
         return run.train(callbacks, rollback, progress)
+
+
+def check_trainable(data):
+    """Refuses a data set that is for testing only."""
+    if data.train is None:
+        raise ValueError(
+            f"{data.name} has no split to train on, only one to evaluate: train on another set."
+        )
 
 
 # ------------------------------------------------------------------------------------- strategy

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from scipy.io import savemat
 from sklearn.datasets import load_digits
 
+import keras_effv2 as kev
 from keras_effv2 import data, imagenet, progressive
 from keras_effv2.augment import Augment
 
@@ -630,6 +631,12 @@ def test_tfds_without_pictures_to_train_on(prepared):
     prepared("tfrecord", train="unknown")
     loaded = data.load("tfds:tiny")
     assert loaded.train is loaded.validation is None and len(loaded.test) == 10
+    for call in (
+        lambda: kev.train(None, loaded, None, "w"),
+        lambda: kev.finetune("EfficientNetV2B0", loaded, "w"),
+    ):
+        with pytest.raises(ValueError, match="tfds:tiny has no split to train on, only one to"):
+            call()
 
 
 def test_tfds_of_something_else(tmp_path, monkeypatch):
