@@ -36,7 +36,7 @@ def parse(data=None):
     if not args.data and not args.smoke:
         parser.error("give a folder, or --smoke")
     if not args.workdir:
-        name = pathlib.Path((args.data or "").rpartition(":")[2]).name
+        name = pathlib.Path((args.data or "").rpartition(":")[2]).resolve().name
         args.workdir = f"runs/{'smoke' if args.smoke else name}"
     return args
 

@@ -426,8 +426,8 @@ def _train(values, _):
     # workers have to meet before anything else uses TensorFlow
     strategy = "one" if values.preview else training.make_strategy(values.strategy, values.tpu)
     data = _data(values)
-    training.check_trainable(data)
     if values.preview:
+        training.check_trainable(data)
         size = kev.model_info(values.model)["image_size"]
         phases = recipe.phases or (progressive.Phase(0, recipe.epochs, image_size=size),)
         settings = recipes.augment_of(recipe, phases[0])
