@@ -1,6 +1,7 @@
 """Training recipes as rows, each with its source."""
 
 import dataclasses
+import itertools
 
 from keras_effv2 import progressive
 from keras_effv2.models import VARIANTS
@@ -451,6 +452,45 @@ def get(name, model="EfficientNetV2S"):
         those = ", ".join(other for other, row in RECIPES.items() if row(model))
         raise ValueError(f"No recipe {name!r} was published for {model}. Its recipes: {those}.")
     return dataclasses.replace(recipe, name=name)
+
+
+def rescale(recipe, changes):
+    """The recipe with other values; its phases keep their parts of the training.
+
+    Args:
+        recipe: A `Recipe`.
+        changes: Field -> value; without `epochs` the recipe's own stay. Not `phases`.
+
+    Returns:
+        A `Recipe`; with fewer epochs than phases, it has the last of them.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Example:
+
+    >>> short = rescale(get("imagenet1k", "EfficientNetV2S"), {"epochs": 8})
+    >>> [(phase.start_epoch, phase.image_size) for phase in short.phases]
+    [(0, 128), (2, 185), (4, 243), (6, 300)]
+    """
+    epochs = changes.get("epochs", recipe.epochs)
+    rows = recipe.phases[-epochs:] if epochs > 0 else recipe.phases  # the recipe refuses 0
+    phases = tuple(
+        dataclasses.replace(row, start_epoch=start, stop_epoch=stop)
+        for row, (start, stop) in zip(rows, _bounds(rows, epochs), strict=True)
+    )
+    return dataclasses.replace(recipe, phases=phases, **changes)
+
+
+def _bounds(rows, epochs):
+    """First and last epochs of phases that keep their parts of a training, each one at least."""
+    whole = sum(row.stop_epoch - row.start_epoch for row in rows)
+    stops, done = [], 0
+    for i, row in enumerate(rows):
+        done += row.stop_epoch - row.start_epoch
+        least = stops[-1] + 1 if stops else 1
+        stops.append(min(max(least, round(done * epochs / whole)), epochs - len(rows) + i + 1))
+    return list(itertools.pairwise([0, *stops]))
 
 
 def augment_of(recipe, phase):

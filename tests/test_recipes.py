@@ -281,3 +281,26 @@ def test_a_wrong_field_is_named(field):
 def test_phases_end_with_the_recipe():
     with pytest.raises(ValueError, match=r"end at epoch 4, the recipe has 6.*ramp\(6, "):
         recipe(learning_rate=0.1, phases=progressive.ramp(4, 2))
+
+
+@pytest.mark.parametrize(
+    "epochs, stops",
+    (
+        (350, [87, 175, 262, 350]),
+        (40, [10, 20, 30, 40]),
+        (5, [1, 2, 4, 5]),
+        (4, [1, 2, 3, 4]),
+        (2, [1, 2]),
+    ),
+)
+def test_phases_keep_their_parts_of_another_length(epochs, stops):
+    row = recipes.get("imagenet1k", "EfficientNetV2S")
+    other = recipes.rescale(row, {"epochs": epochs, "batch_size": 64})
+    assert [phase.stop_epoch for phase in other.phases] == stops
+    assert [phase.image_size for phase in other.phases] == [128, 185, 243, 300][-len(stops) :]
+    assert (other.epochs, other.batch_size, other.ema) == (epochs, 64, row.ema)
+
+
+def test_a_length_without_epochs_is_refused():
+    with pytest.raises(ValueError, match=r"`epochs` of a recipe is in \[1, .*Received: 0"):
+        recipes.rescale(recipes.get("imagenet1k", "EfficientNetV2S"), {"epochs": 0})
