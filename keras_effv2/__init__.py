@@ -9,7 +9,14 @@ import importlib
 import keras
 
 from keras_effv2 import imagenet, layers, optimizers, recipes, weights
-from keras_effv2.models import coatnet, efficientnet_v2, list_models, model_info
+from keras_effv2.models import (
+    coatnet,
+    efficientnet_v2,
+    list_models,
+    load_variant,
+    model_info,
+    save_variant,
+)
 from keras_effv2.models.coatnet import (
     CoAtNet0,
     CoAtNet1,
@@ -77,10 +84,12 @@ __all__ = [
     "layers",
     "list_models",
     "list_weights",
+    "load_variant",
     "model_info",
     "optimizers",
     "ramp",
     "recipes",
+    "save_variant",
     "weights",
     *_LAZY,
 ]

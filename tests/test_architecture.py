@@ -19,6 +19,7 @@ LAYERS = (
     {"imagenet", "weights", "augment", "optimizers", "rematerialization", "checkpoints"},
     {"models.application"},
     {"models.coatnet", "models.efficientnet_v2"},
+    {"models.variants"},
     {"models.info"},
     {"models", "progressive"},
     {"recipes", "data"},

@@ -1,6 +1,25 @@
 """The two families of networks."""
 
 from keras_effv2.models import coatnet, efficientnet_v2
-from keras_effv2.models.info import VARIANTS, list_models, model_info
+from keras_effv2.models.info import list_models, model_info
+from keras_effv2.models.variants import (
+    VARIANTS,
+    builder,
+    find,
+    load_variant,
+    save_variant,
+    side_multiple,
+)
 
-__all__ = ["VARIANTS", "coatnet", "efficientnet_v2", "list_models", "model_info"]
+__all__ = [
+    "VARIANTS",
+    "builder",
+    "coatnet",
+    "efficientnet_v2",
+    "find",
+    "list_models",
+    "load_variant",
+    "model_info",
+    "save_variant",
+    "side_multiple",
+]

@@ -18,13 +18,14 @@ from keras_effv2.models import application
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One row of the paper's table 4. Kernels are 3x3; the first block has the stride."""
+    """One row of the paper's table 4. The first block has the stride."""
 
     block: str  # "fused" or "mbconv"
     repeats: int
     stride: int
     expansion: int  # inner channels / input channels
     channels: int  # output
+    kernel: int = 3  # side of the spatial convolution; the published networks have 3 everywhere
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +114,11 @@ def fused_block(x, stage, stride, drop_path, depth, name):
     """Fused-MBConv: (b, h, w, c) -> (b, h / stride, w / stride, stage.channels)."""
     inputs = x
     if stage.expansion == 1:
-        x = _conv(x, stage.channels, 3, stride, name + "project_conv")
+        x = _conv(x, stage.channels, stage.kernel, stride, name + "project_conv")
         x = _norm(x, name + "project_bn", name + "project_activation")
     else:
-        x = _conv(x, inputs.shape[-1] * stage.expansion, 3, stride, name + "expand_conv")
+        width = inputs.shape[-1] * stage.expansion
+        x = _conv(x, width, stage.kernel, stride, name + "expand_conv")
         x = _norm(x, name + "expand_bn", name + "expand_activation")
         x = _conv(x, stage.channels, 1, 1, name + "project_conv")
         x = _norm(x, name + "project_bn")
@@ -126,10 +128,11 @@ def fused_block(x, stage, stride, drop_path, depth, name):
 def mbconv_block(x, stage, stride, drop_path, depth, name):
     """MBConv with squeeze-excite: (b, h, w, c) -> (b, h / stride, w / stride, stage.channels)."""
     inputs = x
-    x = _conv(x, inputs.shape[-1] * stage.expansion, 1, 1, name + "expand_conv")
-    x = _norm(x, name + "expand_bn", name + "expand_activation")
+    if stage.expansion != 1:  # google/automl `MBConvBlock`: nothing to expand, no layer
+        x = _conv(x, inputs.shape[-1] * stage.expansion, 1, 1, name + "expand_conv")
+        x = _norm(x, name + "expand_bn", name + "expand_activation")
     x = layers.DepthwiseConv2D(
-        3,
+        stage.kernel,
         strides=stride,
         padding="same",
         use_bias=False,

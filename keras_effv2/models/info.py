@@ -8,8 +8,7 @@ import dataclasses
 import math
 
 from keras_effv2.models import coatnet, efficientnet_v2
-
-VARIANTS = {**efficientnet_v2.VARIANTS, **coatnet.VARIANTS}
+from keras_effv2.models.variants import VARIANTS, find
 
 
 @dataclasses.dataclass
@@ -25,9 +24,10 @@ class _Tally:
         self.trainable += weights + target * bias
         self.macs += weights * positions
 
-    def depthwise(self, channels, positions):
-        self.trainable += 9 * channels
-        self.macs += 9 * channels * positions
+    def depthwise(self, channels, kernel, positions):
+        weights = kernel * kernel * channels
+        self.trainable += weights
+        self.macs += weights * positions
 
     def batch_norm(self, channels):
         self.trainable += 2 * channels
@@ -41,11 +41,11 @@ class _Tally:
         self.conv(width, channels, 1, 1, bias=True)
 
 
-def model_info(name, image_size=None, classes=1000):
+def model_info(model, image_size=None, classes=1000):
     """Tells the size and the cost of a model without building it.
 
     Args:
-        name: A name that `list_models()` lists.
+        model: A name that `list_models()` lists, a `Variant`, or the path of a variant's file.
         image_size: Side in pixels, or `(height, width)`, at which multiply-adds are counted and
             CoAtNet's tables of biases are made. None: the variant's default size.
         classes: Outputs of the head.
@@ -56,23 +56,21 @@ def model_info(name, image_size=None, classes=1000):
         and `stages`, a list with one dictionary a stage.
 
     Raises:
-        ValueError: If no model has that name.
+        ValueError: If no model has that name, or the file is no variant's.
+        FileNotFoundError: If there is no such file.
 
     Example:
 
     >>> model_info("EfficientNetV2B0")["parameters"]
     7200312
     """
-    if name not in VARIANTS:
-        raise ValueError(f"There is no model {name!r}. Models: {', '.join(VARIANTS)}.")
-    variant = VARIANTS[name]
+    variant = find(model)
     size = variant.image_size if image_size is None else image_size
     height, width = (size, size) if isinstance(size, int) else size
-    count = _efficientnet if isinstance(variant, efficientnet_v2.Variant) else _coatnet
     tally = _Tally()
-    count(tally, variant, height, width, classes)
+    _COUNTS[type(variant)](tally, variant, height, width, classes)
     return {
-        "name": name,
+        "name": variant.name,
         "image_size": size,
         "parameters": tally.trainable + tally.statistics,
         "trainable_parameters": tally.trainable,
@@ -110,16 +108,17 @@ def _efficientnet(tally, variant, height, width, classes):
             before = h * w
             h, w = _halve(h, stride), _halve(w, stride)
             inner = source * stage.expansion
-            if stage.expansion == 1:
-                tally.conv(source, stage.channels, 3, h * w)
+            if stage.block == "fused" and stage.expansion == 1:
+                tally.conv(source, stage.channels, stage.kernel, h * w)
             elif stage.block == "fused":
-                tally.conv(source, inner, 3, h * w)
+                tally.conv(source, inner, stage.kernel, h * w)
                 tally.batch_norm(inner)
                 tally.conv(inner, stage.channels, 1, h * w)
             else:
-                tally.conv(source, inner, 1, before)
-                tally.batch_norm(inner)
-                tally.depthwise(inner, h * w)
+                if stage.expansion != 1:
+                    tally.conv(source, inner, 1, before)
+                    tally.batch_norm(inner)
+                tally.depthwise(inner, stage.kernel, h * w)
                 tally.batch_norm(inner)
                 tally.squeeze_excite(inner, max(1, source // 4))
                 tally.conv(inner, stage.channels, 1, h * w)
@@ -150,7 +149,7 @@ def _coatnet(tally, variant, height, width, classes):
                 tally.batch_norm(source)
                 tally.conv(source, inner, 1, n if variant.stride_at == "expand" else before)
                 tally.batch_norm(inner)
-                tally.depthwise(inner, n)
+                tally.depthwise(inner, 3, n)
                 tally.batch_norm(inner)
                 tally.squeeze_excite(inner, target // 4)
                 tally.conv(inner, target, 1, n, bias=True)
@@ -168,3 +167,6 @@ def _coatnet(tally, variant, height, width, classes):
     tally.layer_norm(source)
     tally.conv(source, variant.hidden, 1, 1, bias=True)
     tally.conv(variant.hidden, classes, 1, 1, bias=True)
+
+
+_COUNTS = {efficientnet_v2.Variant: _efficientnet, coatnet.Variant: _coatnet}
