@@ -4,12 +4,12 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import pathlib
-import tempfile
 
 import numpy as np
 from absl import logging
+
+from keras_effv2 import files
 
 KEEP = 2
 
@@ -21,42 +21,15 @@ def locked(workdir):
     Raises:
         RuntimeError: If another process works there.
     """
-    import fcntl
-
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-    with open(os.path.join(workdir, ".lock"), "w") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(files.locked(pathlib.Path(workdir) / ".lock", wait=False))
         except BlockingIOError:
             raise RuntimeError(
                 f"Another process trains in {workdir}. Wait for it, or choose another workdir."
             ) from None
-        except OSError as error:  # not every file system has locks
-            logging.warning("%s cannot be locked (%s): do not train in it twice.", workdir, error)
         yield
-
-
-def write_whole(path, content):
-    """Writes bytes or text under a temporary name and renames; a failure leaves the old file."""
-    path = pathlib.Path(path)
-    content = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{path} could not be written ({os.strerror(error.errno or 0)}); what was there before "
-            "is unharmed. Make room and run the same command again",
-        ) from error
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 def save(folder, step, arrays, meta):
@@ -70,14 +43,14 @@ def save(folder, step, arrays, meta):
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(".step-*"):  # of a process that was killed while writing
+    for stale in folder.glob(".*step-*"):  # of a process that was killed while writing
         with contextlib.suppress(OSError):
             stale.unlink()
     body = io.BytesIO()
     np.savez(body, __meta__=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
     body = body.getbuffer()
     digest = hashlib.sha256(body).hexdigest().encode()
-    write_whole(folder / f"step-{step:09d}.ckpt", digest + bytes(body))
+    files.write_whole(folder / f"step-{step:09d}.ckpt", digest + bytes(body))
     for old in sorted(folder.glob("step-*.ckpt"))[:-KEEP]:
         old.unlink()
 

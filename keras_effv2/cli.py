@@ -307,7 +307,7 @@ def _define_predict(values):
 def _predict(values, positional):
     import numpy as np
 
-    from keras_effv2 import evaluation, imagenet, layers
+    from keras_effv2 import evaluation, graph, imagenet, layers
 
     files = _files(positional)
     if not files:
@@ -315,7 +315,7 @@ def _predict(values, positional):
     model = _model(values)
     pixels = layers.find_pixels(model)
     names, predict = _class_names(model, pixels), evaluation.probabilities(model)
-    size = layers.side_of(model, values.image_size)
+    size = graph.side_of(model, values.image_size)
     results, failed = [], 0
     for start in range(0, len(files), values.batch_size):
         batch, good = [], []

@@ -20,7 +20,8 @@ import tqdm
 from absl import logging
 
 from keras_effv2 import augment as augmentation
-from keras_effv2 import checkpoints, imagenet, weights
+from keras_effv2 import imagenet, weights
+from keras_effv2.files import unpack, write_whole
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 SPLITS = {
@@ -552,7 +553,7 @@ def _damaged(files):
         damaged = _unusable(files, threads)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_whole(kept, json.dumps(sorted(damaged)))
+        write_whole(kept, json.dumps(sorted(damaged)))
     except OSError as error:
         logging.warning("Which pictures are damaged cannot be kept: %s", error)
     return damaged
@@ -673,7 +674,7 @@ def _cars(path, validation, seed, strict):
     if not os.path.isdir(pictures):
         logging.info("Unpacking %s.", archive)
         with tempfile.TemporaryDirectory(dir=path) as work:  # all of it or nothing
-            weights.unpack(archive, work)
+            unpack(archive, work)
             os.replace(os.path.join(work, "car_ims"), pictures)
     table = loadmat(table, squeeze_me=True)
     names = tuple(str(name) for name in table["class_names"])

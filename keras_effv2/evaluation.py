@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import checkpoints, layers
+from keras_effv2 import files, graph, layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ def evaluate(model, data, report_dir=None, *, split=None, batch_size=32, image_s
     split = split or have[0]
     pictures = getattr(data, split)
     predict = probabilities(model)
-    image_size = layers.side_of(model, image_size)
+    image_size = graph.side_of(model, image_size)
     outputs, names = match_classes(model, pictures.class_names)
     if report_dir is not None:  # before the work
         report_dir = pathlib.Path(report_dir)
@@ -126,7 +126,7 @@ def _labels(targets, scores, outputs):
 def probabilities(model):
     """A function from images to probabilities, whatever the last activation of the model is."""
     layers.require_tensorflow("Evaluation")
-    logits = layers.logits_of(model)
+    logits = graph.logits_of(model)
     pixels = layers.find_pixels(model)
     sigmoid = pixels is not None and pixels.activation == "sigmoid"
 
@@ -240,8 +240,8 @@ def gradcam(model, images, class_index=None, layer=None):
 
     Source: Selvaraju et al. 2016, https://arxiv.org/abs/1610.02391.
     """
-    flat = layers.flattened(model)
-    maps = {x.name: made for x, _, (made, *_) in layers.calls(flat) if len(made.shape) == 4}
+    flat = graph.flattened(model)
+    maps = {x.name: made for x, _, (made, *_) in graph.calls(flat) if len(made.shape) == 4}
     if layer is None:
         # what has no more channels than a picture is a picture
         large = [name for name, made in maps.items() if made.shape[-1] > images.shape[-1]]
@@ -252,7 +252,7 @@ def gradcam(model, images, class_index=None, layer=None):
         raise ValueError(
             f"Model {model.name!r} has no feature map {layer!r}. Last: {', '.join([*maps][-6:])}."
         )
-    both = keras.Model(flat.input, [maps[layer], layers.logits_of(flat).outputs[0]])
+    both = keras.Model(flat.input, [maps[layer], graph.logits_of(flat).outputs[0]])
     images = tf.cast(images, tf.float32)
     with tf.GradientTape() as tape:
         features, outputs = both(images, training=False)
@@ -303,7 +303,7 @@ def report(result, model, pictures, folder, name, indices, image_size, **geometr
         **geometry: `crop` and `resize`, as in `Split.eval_batches`.
     """
     numbers = json.dumps(result.summary(), indent=2) + "\n"
-    checkpoints.write_whole(folder / "evaluation.json", numbers)
+    files.write_whole(folder / "evaluation.json", numbers)
     wrong = np.flatnonzero(result.probabilities.argmax(1) != result.labels)
     worst = wrong[np.argsort(-result.probabilities[wrong].max(1))][:12]
     sure = np.argsort(-result.probabilities.max(1))[:6]
@@ -341,7 +341,7 @@ def report(result, model, pictures, folder, name, indices, image_size, **geometr
                 )
             )
         page = _page(result, figures, f"{model.name} on {name}, {result.split}, {image_size} px")
-    checkpoints.write_whole(folder / "report.html", page)
+    files.write_whole(folder / "report.html", page)
 
 
 # fonts of other scripts, in the order of trying; Matplotlib's own has Latin, Greek and Cyrillic

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import layers
+from keras_effv2 import graph, layers
 
 KINDS = ("classification", "feature_vector")
 FORMATS = ("saved_model", "tflite", "onnx")
@@ -101,11 +101,11 @@ def export_hub(model, path, kind="classification", labels=None):
     if kind == "classification":
         _check_outputs(model)
         _check_head(model)
-    net = model if layers.is_dynamic(model) else layers.dynamic_clone(model)
+    net = model if graph.is_dynamic(model) else graph.dynamic_clone(model)
     pixels = layers.find_pixels(net)
     if labels is None and pixels is not None:
         labels = pixels.class_names
-    view = layers.logits_of(net) if kind == "classification" else _pooled(net)
+    view = graph.logits_of(net) if kind == "classification" else _pooled(net)
     if labels is not None and kind == "classification" and len(labels) != view.output_shape[-1]:
         raise ValueError(
             f"There are {len(labels)} labels for {view.output_shape[-1]} classes. Give one a class."
@@ -222,9 +222,9 @@ def _pyramid(net):
 
 def _pooled(net):
     """The model up to its pooled features `(batch, channels)`."""
-    if len(net.output_shape) == 2 and not isinstance(layers.head_of(net), keras.layers.Dense):
+    if len(net.output_shape) == 2 and not isinstance(graph.head_of(net), keras.layers.Dense):
         return net
-    for layer, _, (made, *_) in reversed(layers.calls(net)):
+    for layer, _, (made, *_) in reversed(graph.calls(net)):
         if isinstance(layer, keras.layers.GlobalAveragePooling2D) and len(made.shape) == 2:
             return keras.Model(net.inputs, made)
     raise ValueError(
@@ -432,7 +432,7 @@ def export(
     layers.require_tensorflow("Export")
     _check_outputs(model)
     layers.check_preprocessing(model)
-    net = model if layers.is_dynamic(model) else layers.dynamic_clone(model)
+    net = model if graph.is_dynamic(model) else graph.dynamic_clone(model)
     pixels = layers.find_pixels(net)
     if images is None:
         size = (pixels and pixels.image_size) or 224
@@ -598,7 +598,7 @@ def fold(model):
     Returns:
         A new model for inference.
     """
-    calls = layers.calls(model)
+    calls = graph.calls(model)
     times = collections.Counter(id(operation) for operation, _, _ in calls)
     makers = {id(x): operation for operation, _, made in calls for x in made}
     readers = {}

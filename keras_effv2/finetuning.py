@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import checkpoints, layers, recipes, training
+from keras_effv2 import checkpoints, files, graph, layers, recipes, training
 from keras_effv2.progressive import Phase, ramp
 
 ENOUGH = 20_000  # pictures to solve a head on; more take hours and change little
@@ -321,7 +321,7 @@ def _export(model, workdir):
 def _last_size(model, recipe):
     """Side in pixels of the last phase."""
     size = recipe.phases[-1].image_size if recipe.phases else None
-    return layers.side_of(model, size)
+    return graph.side_of(model, size)
 
 
 def _check_start(workdir, model, weights, begun):
@@ -335,7 +335,7 @@ def _check_start(workdir, model, weights, begun):
             f"{model} from {weights}. Use those to resume it, or another workdir."
         )
     if not begun or not path.exists():
-        checkpoints.write_whole(path, json.dumps(ours) + "\n")
+        files.write_whole(path, json.dumps(ours) + "\n")
 
 
 def estimate(model, data, recipe):

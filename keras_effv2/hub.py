@@ -8,7 +8,7 @@ import tempfile
 import keras
 import tensorflow as tf
 
-from keras_effv2 import layers, weights
+from keras_effv2 import files, layers, weights
 
 
 @keras.saving.register_keras_serializable(layers.PACKAGE)
@@ -183,7 +183,7 @@ def _resolve(handle, sha256, trust):
         key = os.path.abspath(handle), state.st_mtime_ns, state.st_size
         if key not in _unpacked:
             folder = tempfile.TemporaryDirectory(prefix="keras_effv2_")
-            weights.unpack(handle, folder.name)
+            files.unpack(handle, folder.name)
             _unpacked[key] = folder
         return _unpacked[key].name
     if sha256 is None and not trust:

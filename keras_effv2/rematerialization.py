@@ -12,7 +12,7 @@ import itertools
 import keras
 import tensorflow as tf
 
-from keras_effv2 import layers
+from keras_effv2 import graph, layers
 
 
 def blocks(model):
@@ -33,7 +33,7 @@ def blocks(model):
     27
     """
     (start,), (end,) = model.inputs, model.outputs
-    calls = layers.calls(model)
+    calls = graph.calls(model)
     readers = collections.Counter(id(x) for _, given, _ in calls for x in given)
     waiting = {id(start): readers[id(start)]}
     cuts = [start]

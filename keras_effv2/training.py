@@ -26,6 +26,8 @@ from absl import logging
 from keras_effv2 import (
     augment,
     checkpoints,
+    files,
+    graph,
     layers,
     optimizers,
     progressive,
@@ -208,11 +210,11 @@ def _place(model, recipe, strategy):
                 'precision="float32") (effv2 train --recipe.precision=float32), or build it after '
                 f"keras.config.set_dtype_policy({recipe.precision!r})."
             )
-        if built and strategy.num_replicas_in_sync == 1 and layers.is_dynamic(own):
+        if built and strategy.num_replicas_in_sync == 1 and graph.is_dynamic(own):
             return own
-        if not built and layers.is_dynamic(own):
+        if not built and graph.is_dynamic(own):
             return own
-        return layers.dynamic_clone(own)
+        return graph.dynamic_clone(own)
 
 
 def _policies(model):
@@ -249,7 +251,7 @@ class _Run:
         self.replicas = strategy.num_replicas_in_sync
         self.traces = 0
         with strategy.scope():
-            self.logits = layers.logits_of(self.model)
+            self.logits = graph.logits_of(self.model)
             progressive.prepare(self.model, self.phases)
             self.optimizer = optimizers.make_optimizer(recipe, self.data.train.steps)
             if recipe.optimizer != "rmsprop" and recipe.weight_decay:
@@ -294,7 +296,7 @@ class _Run:
                 f"classes={len(self.data.class_names)}."
             )
         layers.check_preprocessing(self.model)
-        multiple = layers.side_multiple(self.model)
+        multiple = graph.side_multiple(self.model)
         for size in (*map(self.image_size, self.phases), self._eval_size()):
             if size % multiple:
                 raise ValueError(
@@ -570,7 +572,7 @@ class _Run:
                 "Use that recipe, model and data to resume it, or another workdir."
             )
         if self.chief and (changed or not path.exists()):
-            checkpoints.write_whole(path, json.dumps(ours, indent=2) + "\n")
+            files.write_whole(path, json.dumps(ours, indent=2) + "\n")
 
     def _check_workers(self):
         """Refuses workers that found different checkpoints: they do not share the workdir."""
@@ -814,7 +816,7 @@ class _Run:
         writer = csv.DictWriter(table, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.history)
-        checkpoints.write_whole(self.workdir / "metrics.csv", table.getvalue())
+        files.write_whole(self.workdir / "metrics.csv", table.getvalue())
         with board.as_default():
             for name, value in row.items():
                 if isinstance(value, (int, float)):
@@ -854,7 +856,7 @@ class _Run:
         finally:
             temporary.unlink(missing_ok=True)
         names = "\n".join(self.data.class_names) + "\n"
-        checkpoints.write_whole(self.workdir / "labels.txt", names)
+        files.write_whole(self.workdir / "labels.txt", names)
         last = self.history[-1] if self.history else {}
         summary = {
             "model": self.model.name,
@@ -872,7 +874,7 @@ class _Run:
             ),
             **{key: last.get(key) for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
         }
-        checkpoints.write_whole(self.workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+        files.write_whole(self.workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
         if self.history:
             _plot(self.history, self.workdir / "history.png")
 
@@ -1028,7 +1030,7 @@ def _plot(history, path):
         rates.legend(loc="lower right")
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, format="png")
-    checkpoints.write_whole(path, buffer.getvalue())
+    files.write_whole(path, buffer.getvalue())
 
 
 __all__ = ["Result", "augment", "make_strategy", "train"]

@@ -9,7 +9,7 @@ import tensorflow as tf
 from conftest import build_convnet, tiny_data
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
-from keras_effv2 import evaluation, layers
+from keras_effv2 import evaluation, graph, layers
 from keras_effv2.data import Data, Split
 
 
@@ -60,7 +60,7 @@ def test_calibration_error_in_closed_form():
 def test_sigmoid_heads_give_sigmoid_probabilities(model):
     layers.find_pixels(model).activation = "sigmoid"
     pictures = tiny_data().validation.pictures.astype("float32")
-    logits = layers.logits_of(model)(pictures, training=False).numpy()
+    logits = graph.logits_of(model)(pictures, training=False).numpy()
     np.testing.assert_allclose(
         evaluation.probabilities(model)(pictures), 1 / (1 + np.exp(-logits)), atol=1e-6
     )

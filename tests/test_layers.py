@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_effv2 as kev
-from keras_effv2 import layers
+from keras_effv2 import graph, layers
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-5), ("mixed_bfloat16", 3e-2)])
@@ -239,7 +239,7 @@ def test_logits_of_a_head_that_is_a_model(outer):
     else:
         model = keras.Sequential([keras.Input((4,)), body, head])
     x = np.random.default_rng(0).normal(size=(7, 4)).astype("float32")
-    logits = layers.logits_of(model)
+    logits = graph.logits_of(model)
     np.testing.assert_allclose(keras.ops.softmax(logits(x)), model(x), atol=1e-6)
     assert abs(np.asarray(logits(x)).sum(1) - 1).min() > 1e-3
     assert {id(v) for v in logits.trainable_variables} == {id(v) for v in model.trainable_variables}
@@ -261,11 +261,11 @@ def test_logits_of_heads_that_no_dense_layer_ends():
     }
     for name, outputs in understood.items():
         model = keras.Model(inputs, outputs)
-        logits = layers.logits_of(model)(x)
+        logits = graph.logits_of(model)(x)
         np.testing.assert_allclose(keras.ops.softmax(logits), model(x), atol=1e-6, err_msg=name)
     for outputs in (keras.ops.reshape(dense, (-1, 3)), dense * 2.0, keras.layers.ReLU()(dense)):
         model = keras.Model(inputs, outputs)
-        assert layers.logits_of(model) is model
+        assert graph.logits_of(model) is model
     nested = keras.Model(inputs, head)
     for outputs in (
         keras.layers.Reshape((3,))(head),
@@ -274,7 +274,7 @@ def test_logits_of_heads_that_no_dense_layer_ends():
         keras.layers.Average()([nested(inputs), head]),
     ):
         with pytest.raises(ValueError, match="gives or takes probabilities.*Let it end in"):
-            layers.logits_of(keras.Model(inputs, outputs))
+            graph.logits_of(keras.Model(inputs, outputs))
 
 
 def test_calls_are_those_of_the_model():
@@ -283,11 +283,11 @@ def test_calls_are_those_of_the_model():
     inputs = keras.Input((4,))
     first = dense(inputs)
     outputs = dense(keras.layers.Add(name="sum")([inner(first), first]))
-    found = layers.calls(keras.Model(inputs, outputs))
+    found = graph.calls(keras.Model(inputs, outputs))
     assert [x.name for x, _, _ in found] == ["twice", "inner", "sum", "twice"]
     assert found[0][1] == [inputs] and found[-1][2] == [outputs]
-    flat = layers.flattened(keras.Model(inputs, outputs))
-    names = [x.name for x, _, _ in layers.calls(flat)]
+    flat = graph.flattened(keras.Model(inputs, outputs))
+    names = [x.name for x, _, _ in graph.calls(flat)]
     assert names.count("twice") == 3 and "inner" not in names
     x = np.ones((2, 4), "float32")
     np.testing.assert_array_equal(flat(x), keras.Model(inputs, outputs)(x))

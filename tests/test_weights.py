@@ -1,7 +1,6 @@
 """Loading: every format, and every way in which it can go wrong."""
 
 import dataclasses
-import errno
 import hashlib
 import http.server
 import io
@@ -19,7 +18,7 @@ import tensorflow as tf
 from conftest import tiny_efficientnet_row
 
 import keras_effv2 as kev
-from keras_effv2 import evaluation, imagenet, layers, weights
+from keras_effv2 import evaluation, files, imagenet, layers, weights
 from keras_effv2.models import efficientnet_v2
 
 
@@ -298,7 +297,7 @@ def test_a_flipped_byte_of_an_archive_is_found(tmp_path):
     for flipped in flips(path.read_bytes()):
         path.write_bytes(flipped)
         with pytest.raises(ValueError, match="damaged archive"):
-            weights.unpack(path, out)
+            files.unpack(path, out)
     assert not out.exists()
 
 
@@ -322,7 +321,7 @@ def test_hostile_archives_are_refused(kind, tmp_path):
         tar.addfile(member, io.BytesIO())
     (tmp_path / "out").mkdir()
     with pytest.raises(ValueError, match="refused"):
-        weights.unpack(tmp_path / "x.tgz", tmp_path / "out")
+        files.unpack(tmp_path / "x.tgz", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == [] and not (tmp_path / "a").exists()
 
 
@@ -348,10 +347,13 @@ def server(tmp_path, monkeypatch):
             if self.path not in files:
                 return self.send_error(404)
             content, length = files[self.path]
-            self.send_response(200)
-            self.send_header("Content-Length", str(length))
+            start = int(self.headers.get("Range", "bytes=0-")[len("bytes=") : -1])
+            if start >= length > 0:
+                return self.send_error(416)
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(length - start))
             self.end_headers()
-            self.wfile.write(content)
+            self.wfile.write(content[start:])
 
         def log_message(self, *_):
             pass
@@ -374,7 +376,8 @@ def row(content=None, name="w.h5"):
 
 
 def cached(tmp_path):
-    return sorted(p.name for p in (tmp_path / "home").iterdir() if not p.name.endswith(".lock"))
+    """What a user finds in the cache."""
+    return sorted(p.name for p in (tmp_path / "home").glob("[!.]*"))
 
 
 def test_download_verify_and_cache(server, tmp_path, tiny_effnet, images, monkeypatch):
@@ -410,6 +413,15 @@ def test_failed_downloads_leave_nothing(served, error, words, server, tmp_path, 
     with pytest.raises(error, match=words):
         weights.download(row(b"good"))
     assert cached(tmp_path) == []
+
+
+def test_a_broken_download_goes_on_where_it_was(server, tmp_path):
+    content = bytes(range(256)) * 40
+    server[0]["/w.h5"] = (content[:5000], len(content))
+    with pytest.raises(OSError, match="broke off after 5000 of 10240 bytes.*goes on from there"):
+        weights.download(row(content))
+    server[0]["/w.h5"] = (bytes(5000) + content[5000:], len(content))  # the rest is all it takes
+    assert weights.download(row(content)).read_bytes() == content
 
 
 def test_first_download_is_trusted_and_pinned(server, tmp_path, tiny_effnet):
@@ -450,10 +462,8 @@ def test_a_mirror_is_an_address(server, monkeypatch):
 def test_a_full_disk_is_told(server, tmp_path, monkeypatch):
     server[0]["/w.h5"] = (b"good", 4)
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(weights.shutil, "copyfileobj", full)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / ".w.h5.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No room in .*home for http.*KERAS_EFFV2_HOME"):
         weights.download(row(b"good"))
     assert cached(tmp_path) == []
@@ -486,7 +496,7 @@ def test_killed_between_download_and_rename(server, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(weights.os, "replace", die)
+        patch.setattr("os.replace", die)
         with pytest.raises(KeyboardInterrupt):
             weights.download(row(b"good"))
     assert cached(tmp_path) == []

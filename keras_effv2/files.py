@@ -1,0 +1,159 @@
+"""Files of a user: written whole or not at all, locked, safely unpacked."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import pathlib
+import tarfile
+import zlib
+
+import filelock
+from absl import logging
+
+
+def expand(path):
+    """A user's path with `~` and `$NAME` replaced, as a string.
+
+    Example:
+
+    >>> expand("photos/$UNKNOWN_NAME")
+    'photos/$UNKNOWN_NAME'
+    """
+    return os.path.expandvars(os.path.expanduser(os.fspath(path)))
+
+
+def local(path, what):
+    """A user's path as a local `pathlib.Path`.
+
+    Args:
+        path: A path; `~` and `$NAME` are replaced.
+        what: What the path is for, as a message begins: `"The workdir"`.
+
+    Raises:
+        ValueError: If the path is the address of a bucket or of another file system.
+    """
+    text = expand(path)
+    if "://" in text:
+        raise ValueError(
+            f"{what} is a local path. Received: {text}. Give a local path and copy it, or mount the "
+            "bucket."
+        )
+    return pathlib.Path(text)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Gives a temporary path beside `path`, which takes its place when the block is done.
+
+    A block that fails, or a process that dies in it, leaves what was at `path` before.
+
+    Args:
+        path: The file to write, a path in a folder that exists.
+
+    Yields:
+        The `pathlib.Path` to write to; its name ends as that of `path`.
+
+    Raises:
+        OSError: If the file cannot be written; says so, and that the old one is unharmed.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{path} could not be written ({os.strerror(error.errno or 0)}); what was there before "
+            "is unharmed. Make room and run the same command again",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder):
+    """Makes a rename last through a power cut, where the system can sync folders."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_whole(path, content):
+    """Writes bytes or text whole or not at all, see `replacing`."""
+    content = content.encode() if isinstance(content, str) else content
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def locked(path, wait=True):
+    """Keeps other processes out while the block runs; the kernel lets go if this one dies.
+
+    Args:
+        path: The lock's own file.
+        wait: Whether to wait for the process that holds it.
+
+    Raises:
+        BlockingIOError: If another process holds it and `wait` is False.
+    """
+    lock = filelock.FileLock(path, timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise BlockingIOError(errno.EAGAIN, "Another process holds the lock", str(path)) from None
+    except (OSError, NotImplementedError) as error:  # not every file system has locks
+        logging.warning("%s cannot be locked (%s): do not use it twice at a time.", path, error)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def digest(path, kind="sha256"):
+    """The hash of a file's content, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+MAX_FILES = 100_000  # Stanford Cars has 16,185
+MAX_UNPACKED = 16 << 30  # bytes; the largest released archive holds about 2 GiB
+
+
+def unpack(archive, folder):
+    """Unpacks a .tgz of plain files; anything that could reach outside `folder` is refused.
+
+    Raises:
+        ValueError: If the archive is damaged, holds links or devices, leaves the folder, or unpacks
+            to more than 16 GiB. Nothing outside `folder` is touched.
+    """
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            members, total = [], 0
+            for member in tar:
+                parts = pathlib.PurePosixPath(member.name)
+                if parts.is_absolute() or ".." in parts.parts:
+                    raise ValueError(f"{archive} wants to write to {member.name!r}; refused.")
+                if not (member.isfile() or member.isdir()):
+                    raise ValueError(f"{archive} holds {member.name!r}, no plain file; refused.")
+                total += member.size
+                if total > MAX_UNPACKED or len(members) > MAX_FILES:
+                    raise ValueError(
+                        f"{archive} unpacks to more than 16 GiB or {MAX_FILES:,} files; refused."
+                    )
+                members.append(member)
+            while tar.fileobj.read(1 << 20):  # to its end, where the checksum is
+                pass
+            tar.extractall(folder, members, filter="data")
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise OSError(errno.ENOSPC, f"No room in {folder} to unpack {archive}") from error
+        raise ValueError(
+            f"{archive} is a damaged archive ({error}). It may be cut off: get it again."
+        ) from error

@@ -1,0 +1,38 @@
+"""The layers both families use, written with `keras.ops` for TensorFlow, JAX and PyTorch."""
+
+from keras_effv2.layers.backend import PACKAGE, Passes, portable, replicas, require_tensorflow
+from keras_effv2.layers.batch_normalization import BatchNormalization
+from keras_effv2.layers.convolution import Conv2D, DepthwiseConv2D, silu, squeeze_excite
+from keras_effv2.layers.dropout import Dropout, DropPath, ReplicaSeed
+from keras_effv2.layers.pixels import (
+    PIXELS,
+    Pixels,
+    check_pixels,
+    check_preprocessing,
+    find_pixels,
+    normalize,
+    walk,
+)
+
+__all__ = [
+    "BatchNormalization",
+    "Conv2D",
+    "DepthwiseConv2D",
+    "DropPath",
+    "Dropout",
+    "PACKAGE",
+    "PIXELS",
+    "Passes",
+    "Pixels",
+    "ReplicaSeed",
+    "check_pixels",
+    "check_preprocessing",
+    "find_pixels",
+    "normalize",
+    "portable",
+    "replicas",
+    "require_tensorflow",
+    "silu",
+    "squeeze_excite",
+    "walk",
+]

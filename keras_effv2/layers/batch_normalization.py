@@ -1,0 +1,105 @@
+"""Batch normalisation with the fused kernel where there is one, over the global batch."""
+
+import keras
+from keras import ops
+
+from keras_effv2.layers.backend import PACKAGE, Passes, on_tensorflow, replicas
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class BatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization`, with TensorFlow's fused kernel where there is one.
+
+    The same values, the same weights and the same names as Keras' layer, which on TensorFlow
+    computes moments and normalisation in separate passes. With more than one replica the moments
+    are taken over the global batch. Set `fused=False` to use Keras' own computation everywhere.
+
+    Args:
+        fused: Whether to use the fused kernel on TensorFlow (channels last, rank 4 only).
+        **kwargs: As `keras.layers.BatchNormalization`.
+    """
+
+    def __init__(self, fused=True, **kwargs):
+        super().__init__(**kwargs)
+        self.fused = fused
+
+    def get_config(self):
+        return {**super().get_config(), "fused": self.fused}
+
+    def _can_fuse(self, inputs, mask):
+        return (
+            self.fused
+            and on_tensorflow()
+            and mask is None
+            and len(inputs.shape) == 4
+            and self.axis in (-1, 3)
+            and self.scale
+            and self.center
+        )
+
+    def call(self, inputs, training=None, mask=None):
+        training = bool(training) and self.trainable
+        if training and replicas() > 1:
+            return self._synchronized(inputs)
+        if not self._can_fuse(inputs, mask):
+            return super().call(inputs, training=training, mask=mask)
+        return self._fused(inputs, training)
+
+    def _fused(self, inputs, training):
+        import tensorflow as tf
+
+        inputs = tf.convert_to_tensor(inputs)
+        # The kernel takes its parameters in float32 whatever the inputs are.
+        gamma, beta, moving_mean, moving_variance = (
+            tf.cast(tf.convert_to_tensor(variable.value), tf.float32)
+            for variable in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
+        )
+        if not training:
+            outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
+                inputs,
+                gamma,
+                beta,
+                mean=moving_mean,
+                variance=moving_variance,
+                epsilon=self.epsilon,
+                is_training=False,
+            )
+            return outputs
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs, gamma, beta, epsilon=self.epsilon, is_training=True
+        )
+        # The kernel reports the variance with N - 1 below; Keras keeps the one with N.
+        count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], variance.dtype)
+        self._update_moving(mean, variance * (count - 1.0) / count)
+        return outputs
+
+    def _synchronized(self, inputs):
+        """Moments over the global batch, as Keras computes them with `synchronized=True`."""
+        import tensorflow as tf
+
+        x = tf.cast(inputs, tf.float32)
+        axes = [axis for axis in range(len(x.shape)) if axis != self.axis % len(x.shape)]
+        local = tf.stack(
+            [tf.reduce_sum(x, axes), tf.reduce_sum(tf.square(x), axes)]
+            + [tf.fill([x.shape[-1]], tf.cast(tf.size(x) // tf.shape(x)[-1], tf.float32))]
+        )
+        # tf.distribute's all_reduce has a gradient, so the moments' gradients are global too.
+        total = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, local)
+        mean = total[0] / total[2]
+        variance = tf.maximum(total[1] / total[2] - tf.square(mean), 0.0)
+        self._update_moving(mean, variance)
+        gain = tf.math.rsqrt(variance + self.epsilon)
+        if self.scale:
+            gain = gain * self.gamma.value
+        shift = -mean * gain
+        if self.center:
+            shift = shift + self.beta.value
+        return tf.cast(x * gain + shift, inputs.dtype)
+
+    def _update_moving(self, mean, variance):
+        passes = Passes.current()
+        if passes is not None and passes.repeated:
+            return
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            batch = ops.cast(ops.stop_gradient(batch), moving.dtype)
+            moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))

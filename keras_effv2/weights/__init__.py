@@ -1,0 +1,24 @@
+"""Released checkpoints, and a loader that loads everything or raises."""
+
+from keras_effv2.files import unpack
+from keras_effv2.weights.download import home, is_offline, resolve_hub
+from keras_effv2.weights.loading import assign, convert, download, open_checkpoint
+from keras_effv2.weights.readers import Checkpoint, read
+from keras_effv2.weights.table import CHECKPOINTS, STORAGE, Row, list_weights
+
+__all__ = [
+    "CHECKPOINTS",
+    "Checkpoint",
+    "Row",
+    "STORAGE",
+    "assign",
+    "convert",
+    "download",
+    "home",
+    "is_offline",
+    "list_weights",
+    "open_checkpoint",
+    "read",
+    "resolve_hub",
+    "unpack",
+]
