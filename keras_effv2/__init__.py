@@ -16,6 +16,7 @@ from keras_effv2.models import (
     load_variant,
     model_info,
     save_variant,
+    scale,
 )
 from keras_effv2.models.coatnet import (
     CoAtNet0,
@@ -90,6 +91,7 @@ __all__ = [
     "ramp",
     "recipes",
     "save_variant",
+    "scale",
     "weights",
     *_LAZY,
 ]

@@ -27,7 +27,7 @@ LAYERS = (
     {"models.application"},
     {"models.coatnet", "models.efficientnet_v2"},
     {"models.variants"},
-    {"models.info"},
+    {"models.info", "models.scaling"},
     {"models", "progressive"},
     {"recipes", "data"},
     {"hub"},

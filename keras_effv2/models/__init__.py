@@ -2,6 +2,7 @@
 
 from keras_effv2.models import coatnet, efficientnet_v2
 from keras_effv2.models.info import list_models, model_info
+from keras_effv2.models.scaling import scale
 from keras_effv2.models.variants import (
     VARIANTS,
     builder,
@@ -21,5 +22,6 @@ __all__ = [
     "load_variant",
     "model_info",
     "save_variant",
+    "scale",
     "side_multiple",
 ]
