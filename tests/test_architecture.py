@@ -29,7 +29,7 @@ LAYERS = (
     {"models.variants"},
     {"models.info", "models.scaling"},
     {"models", "progressive"},
-    {"recipes", "data"},
+    {"recipes", "data", "space"},
     {"hub"},
     {"evaluation", "exporting", "training"},
     {"finetuning", "benchmark", "doctor"},
