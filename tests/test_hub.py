@@ -15,7 +15,7 @@ import tensorflow as tf
 from conftest import mirrored, tiny_efficientnet_row
 
 import keras_effv2 as kev
-from keras_effv2 import exporting
+from keras_effv2.exporting import reusable
 from keras_effv2.models import efficientnet_v2
 
 KERNEL = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
@@ -272,7 +272,7 @@ def test_a_model_with_a_hub_layer_exports_again(saved, tmp_path):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_builder_takes_a_remote_export_of_ours(server, tmp_path, monkeypatch):
     pytest.importorskip("tensorflow_hub")
-    monkeypatch.setattr(exporting, "_verify", lambda *arguments: None)
+    monkeypatch.setattr(reusable, "verify", lambda *arguments: None)
     row, options = tiny_efficientnet_row(), {"include_top": False, "pooling": "avg"}
     model = efficientnet_v2.build(row, weights=None, **options)
     kev.export_hub(model, tmp_path / "served/ours.tar.gz", kind="feature_vector")
@@ -282,7 +282,7 @@ def test_a_builder_takes_a_remote_export_of_ours(server, tmp_path, monkeypatch):
 
 
 def test_an_export_of_ours_trains_and_exports_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "_verify", lambda *arguments: None)
+    monkeypatch.setattr(reusable, "verify", lambda *arguments: None)
     row = tiny_efficientnet_row()
     model = efficientnet_v2.build(row, weights=None, include_top=False, pooling="avg")
     kev.export_hub(model, tmp_path / "one", kind="feature_vector")

@@ -1,6 +1,4 @@
-"""Judging a model, against scikit-learn, SciPy's formula and pictures with known answers."""
-
-import json
+"""Evaluation, against scikit-learn, a published interval and pictures with known answers."""
 
 import keras
 import numpy as np
@@ -11,6 +9,7 @@ from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
 from keras_effv2 import evaluation, graph, layers
 from keras_effv2.data import Data, Split
+from keras_effv2.evaluation.evaluate import warn_of_small_pixels
 
 
 @pytest.fixture
@@ -152,92 +151,6 @@ def test_relative_attention_takes_multiples_of_32(tiny_coatnet):
         evaluation.evaluate(tiny_coatnet(classes=4), tiny_data(), image_size=100)
 
 
-def test_a_report_of_any_model_and_any_names(tmp_path, recwarn, caplog):
-    names = ("$50_$100", "<b>bold</b>", "a & b", "\u82b1")
-    whole = tiny_data()
-    data = Data(
-        "odd", names, *(Split(names, s.labels, s.pictures) for s in (whole.train, whole.validation))
-    )
-    flat = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten()])
-    model = keras.Sequential([flat, keras.layers.Dense(4, activation="softmax")])
-    judged = evaluation.evaluate(model, data, tmp_path / "report", image_size=32)
-    page = (tmp_path / "report" / "report.html").read_text()
-    assert "&lt;b&gt;bold&lt;/b&gt;" in page and "$50_$100" in page and "<b>bold" not in page
-    assert "no Grad-CAM" in caplog.text and judged.images == 10
-    # a head that is a model of its own
-    head = keras.Sequential([keras.layers.Dense(4, activation="softmax")])
-    inputs = keras.Input((None, None, 3))
-    x = keras.layers.Conv2D(8, 3)(keras.layers.RandomFlip()(inputs))
-    model = keras.Model(inputs, head(keras.layers.GlobalAveragePooling2D()(x)))
-    evaluation.evaluate(model, data, tmp_path / "nested", image_size=32)
-    assert "Grad-CAM of the pictures" in (tmp_path / "nested" / "report.html").read_text()
-    assert not [w for w in recwarn if "Glyph" in str(w.message)]
-
-
-def test_a_report_that_cannot_be_written_is_refused_before_the_work(model, tmp_path, monkeypatch):
-    (tmp_path / "taken").write_text("a file")
-    monkeypatch.setattr(Split, "eval_batches", None)
-    with pytest.raises(NotADirectoryError, match="needs a folder.*taken is a file"):
-        evaluation.evaluate(model, tiny_data(), tmp_path / "taken")
-
-
 def test_pixels_from_0_to_1_are_noticed(caplog):
-    evaluation.warn_of_small_pixels(np.full((1, 8, 8, 3), 0.9))
+    warn_of_small_pixels(np.full((1, 8, 8, 3), 0.9))
     assert "models here take 0..255, not 0..1" in caplog.text
-
-
-def test_report_stands_alone(model, tmp_path):
-    judged = evaluation.evaluate(model, tiny_data(), tmp_path, image_size=32)
-    page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") >= 3
-    assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
-    for name in tiny_data().class_names:
-        assert name in page
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == judged.summary()
-
-
-def test_gradcam_finds_what_the_class_is_seen_by(tiny_effnet):
-    """A head that reads one channel: the map is that channel's activation, by the definition."""
-    model = tiny_effnet(input_shape=(64, 64, 3))
-    head = model.get_layer("predictions")
-    kernel = np.zeros(head.kernel.shape, "float32")
-    kernel[5, 3] = 1.0
-    head.set_weights([kernel, np.zeros(10, "float32")])
-    images = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
-    heat = evaluation.gradcam(model, images, class_index=3)[0]
-    maps = keras.Model(model.input, model.get_layer("top_activation").output)(images)[0]
-    expected = np.maximum(maps[..., 5], 0)
-    expected = expected / expected.max()
-    resized = keras.ops.image.resize(expected[..., None], (64, 64))[..., 0]
-    assert heat.shape == (64, 64)
-    assert np.corrcoef(heat.ravel(), np.ravel(resized))[0, 1] > 0.99
-
-
-@pytest.mark.parametrize("kind", ["functional", "sequential"])
-def test_gradcam_looks_into_nested_models(kind, tiny_effnet):
-    base = tiny_effnet(include_top=False)
-    pool, head = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, activation="softmax")
-    inputs = keras.Input((None, None, 3))
-    if kind == "functional":
-        model = keras.Model(inputs, head(pool(base(inputs, training=False))))
-    else:
-        model = keras.Sequential([keras.Sequential([base, pool]), head])
-        model.build((None, None, None, 3))
-    one = keras.Model(base.input, head(pool(base.output)))
-    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
-    for layer in (None, "block4a_expand_conv"):
-        heat = evaluation.gradcam(model, images, class_index=1, layer=layer)
-        wanted = evaluation.gradcam(one, images, class_index=1, layer=layer)
-        assert wanted.max() > 0.5
-        np.testing.assert_allclose(heat, wanted, atol=1e-4)
-    with pytest.raises(ValueError, match="no feature map 'avg'. Last: .*top_activation"):
-        evaluation.gradcam(model, images, layer="avg")
-
-
-def test_attention_maps_are_probabilities(tiny_coatnet):
-    model = tiny_coatnet(input_shape=(64, 64, 3))
-    images = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
-    maps = evaluation.attention_maps(model, images)
-    assert maps.shape == (1, 4, 4, 4)  # heads of 4 channels in 16, a grid of 2 x 2
-    np.testing.assert_allclose(maps.sum(-1), 1, atol=1e-5)
-    assert (maps >= 0).all()

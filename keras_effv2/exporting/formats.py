@@ -1,0 +1,186 @@
+"""Lean exports for inference: SavedModel, TFLite, ONNX."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import warnings
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from keras_effv2 import graph, layers
+from keras_effv2.exporting.folding import fold
+from keras_effv2.exporting.verification import compare, in_place
+from keras_effv2.exporting.views import check_outputs, constant_rates, saved_models_in
+
+FORMATS = ("saved_model", "tflite", "onnx")
+
+
+def export(
+    model,
+    path,
+    format="saved_model",
+    fold_batch_norm=True,
+    *,
+    quantize=None,
+    images=None,
+    min_agreement=0.95,
+    force=False,
+):
+    """Writes a model for inference only, and measures what it costs and how far it drifts.
+
+    The input stays the model's: pixels 0..255, float32. (Only `export_hub` takes [0, 1].)
+
+    Args:
+        model: A functional `keras.Model` with one image input.
+        path: Folder (SavedModel) or file to write.
+        format: `"saved_model"`, `"tflite"` or `"onnx"`.
+        fold_batch_norm: Whether to merge batch normalisation into convolutions.
+        quantize: None, `"float16"` or `"int8"`; TFLite only.
+        images: float32 `(n, h, w, c)`, 0..255: for calibration and comparison. None makes 16
+            random ones at the model's size, which say little about accuracy. A TFLite export
+            has their size.
+        min_agreement: Part of `images` that must keep its best class for an int8 export to be
+            written.
+        force: Write it all the same.
+
+    Returns:
+        A `Report`; it is also written into `assets.extra/export.json` or `FILE.json`.
+
+    Raises:
+        ValueError: If format and quantize do not fit, or an int8 export agrees too little.
+        FileExistsError: If `path` exists.
+        ImportError: If a converter is not installed; says which.
+        RuntimeError: If the written model computes something else; nothing is left then.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"`format` is one of {', '.join(FORMATS)}. Received: {format!r}.")
+    if quantize not in (None, "float16", "int8") or (quantize and format != "tflite"):
+        raise ValueError(
+            "`quantize` is None, 'float16' or 'int8', and goes with format='tflite'. Received: "
+            f"quantize={quantize!r}, format={format!r}."
+        )
+    layers.require_tensorflow("Export")
+    check_outputs(model)
+    layers.check_preprocessing(model)
+    net = model if graph.is_dynamic(model) else graph.dynamic_clone(model)
+    pixels = layers.find_pixels(net)
+    if images is None:
+        size = (pixels and pixels.image_size) or 224
+        shape = (16, size, size, net.inputs[0].shape[-1])
+        images = np.random.default_rng(0).uniform(0, 255, shape)
+    images = np.asarray(images, "float32")
+    channels = net.inputs[0].shape[-1]
+    if images.ndim != 4 or not len(images) or images.shape[-1] != channels:
+        raise ValueError(
+            f"`images` is an array (n, height, width, {channels}), 0..255. Received shape: "
+            f"{images.shape}."
+        )
+    lean = fold(net) if fold_batch_norm else net
+    with constant_rates(net), in_place(path) as target:
+        run = _WRITERS[format](lean, target, quantize, images)
+        report, scale = compare(net, run, images, path, format, target)
+        # EfficientNetV2-B0 with its ImageNet weights drifts by 3e-6 in float32, 0.1 in bfloat16
+        if quantize is None and not report.rms_drift <= 0.3 * scale:  # not a number either
+            raise RuntimeError(
+                f"The export's outputs differ from the model's by {report.rms_drift:.2g}, and those "
+                f"are {scale:.2g} large (RMS); it was not written. Try fold_batch_norm=False."
+            )
+        if quantize == "int8" and report.top1_agreement < min_agreement and not force:
+            raise ValueError(
+                f"The int8 export keeps the best class of {report.top1_agreement:.1%} of the "
+                f"images, wanted {min_agreement:.0%}; it was not written. Give more and typical "
+                "`images`, use float16, or pass force=True."
+            )
+        text = json.dumps(dataclasses.asdict(report), indent=1)
+        if target.is_dir():
+            (target / "assets.extra").mkdir(exist_ok=True)
+            (target / "assets.extra" / "export.json").write_text(text, encoding="utf-8")
+    if pathlib.Path(path).is_file():
+        pathlib.Path(f"{path}.json").write_text(text, encoding="utf-8")
+    logging.info("%s", report)
+    return report
+
+
+def _inference(net):
+    """The network as a function of images, its weights as constants of the graph."""
+    trainable = [v.numpy() for v in net.trainable_variables]
+    others = [v.numpy() for v in net.non_trainable_variables]
+
+    def compute(inputs):
+        # made in the graph: constants from outside would be inputs of it
+        constants = ([tf.constant(array) for array in arrays] for arrays in (trainable, others))
+        outputs, _ = net.stateless_call(*constants, inputs, training=False)
+        return {"outputs": tf.cast(outputs, tf.float32)}
+
+    spec = tf.TensorSpec((None, None, None, net.inputs[0].shape[-1]), tf.float32, name="inputs")
+    return tf.function(compute, [spec])
+
+
+def _write_saved_model(net, target, quantize, images):
+    root = tf.train.Checkpoint()
+    root.serve = _inference(net)
+    root._modules = saved_models_in(net)
+    tf.saved_model.save(root, str(target), signatures={"serving_default": root.serve})
+    loaded = tf.saved_model.load(str(target))
+    serve = loaded.signatures["serving_default"]
+    return lambda batch, keep=loaded: serve(tf.constant(batch))["outputs"].numpy()
+
+
+def _write_tflite(net, target, quantize, images):
+    infer = _inference(net).python_function
+    # one image of a fixed size, which is what phones run fast; the interpreter can resize it
+    spec = tf.TensorSpec((1, *images.shape[1:]), tf.float32, name="images")
+    function = tf.function(infer, input_signature=[spec]).get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    if quantize:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if quantize == "int8":
+        converter.representative_dataset = lambda: ([image[None]] for image in images)
+    target.write_bytes(converter.convert())
+    interpreter = tflite_interpreter(str(target))
+    (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(batch):
+        interpreter.resize_tensor_input(given["index"], batch.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(given["index"], batch)
+        interpreter.invoke()
+        return interpreter.get_tensor(wanted["index"])
+
+    return run
+
+
+def tflite_interpreter(path):
+    """LiteRT's interpreter where it is installed, else TensorFlow's, which says it will go."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        Interpreter = tf.lite.Interpreter
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Interpreter(path, num_threads=os.cpu_count())
+
+
+def _write_onnx(net, target, quantize, images):
+    try:
+        import onnxruntime
+        import tf2onnx
+    except ImportError as error:
+        raise ImportError(
+            f"ONNX exports need {error.name}: pip install 'keras_effv2[export]'."
+        ) from None
+    function = _inference(net)
+    tf2onnx.convert.from_function(
+        function, input_signature=function.input_signature, opset=17, output_path=str(target)
+    )
+    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda batch: session.run(None, {name: batch})[0]
+
+
+_WRITERS = {"saved_model": _write_saved_model, "tflite": _write_tflite, "onnx": _write_onnx}
