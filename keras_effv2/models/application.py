@@ -40,6 +40,7 @@ class Family:
         top: `(x, variant, prefix) -> x`, what stands between the last block and the pooling.
         neck: `(x, variant, prefix) -> x`, what stands between the pooling and the dropout.
         multiple: A static image side must be a multiple of this.
+        levels: Names of what `features` gives, from large to small maps.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Family:
     top: callable
     neck: callable
     multiple: int = 1
+    levels: tuple[str, ...] = REDUCTIONS
 
 
 def block_letters(index):
@@ -88,7 +90,7 @@ def build(
     """Builds any variant of any family; the arguments are those of the builders, see `builder`."""
     channels = _check(variant, family, include_top, input_tensor, input_shape, pooling, classes)
     if features is not None:
-        features = _check_features(features)
+        features = _check_features(features, family.levels)
         include_top, pooling = False, None
     checkpoint = checkpoints.open_checkpoint(variant.name, weights, top=include_top)
     pixels = _choose_pixels(variant, checkpoint, pixels, channels)
@@ -116,7 +118,7 @@ def build(
     if features is not None:
         outputs = {key: pyramid[key] for key in features}
     else:
-        x = family.top(pyramid["reduction_5"], variant, prefix)
+        x = family.top(pyramid[family.levels[-1]], variant, prefix)
         outputs = x
         if include_top or pooling == "avg":
             # float32 under every policy: means of thousands of bfloat16 numbers lose digits.
@@ -151,7 +153,7 @@ def build(
         before = set() if input_tensor is None else set(keras.Model(inputs, input_tensor).layers)
         whole = model  # of which features are a part
         if features is not None:
-            whole = keras.Model(inputs, family.top(pyramid["reduction_5"], variant, prefix))
+            whole = keras.Model(inputs, family.top(pyramid[family.levels[-1]], variant, prefix))
         checkpoints.assign(
             model,
             checkpoint,
@@ -223,12 +225,12 @@ def _check(variant, family, include_top, input_tensor, input_shape, pooling, cla
     return shape[-1]
 
 
-def _check_features(features):
+def _check_features(features, levels):
     features = (features,) if isinstance(features, str) else tuple(features)
-    unknown = [key for key in features if key not in REDUCTIONS]
+    unknown = [key for key in features if key not in levels]
     if unknown or not features:
         raise ValueError(
-            f"`features` names levels of the pyramid, out of {', '.join(REDUCTIONS)}. "
+            f"`features` names levels of the pyramid, out of {', '.join(levels)}. "
             f"Received: features={features}."
         )
     return features

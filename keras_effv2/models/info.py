@@ -7,7 +7,7 @@ counted (the paper's and google/automl's own figures include some of it).
 import dataclasses
 import math
 
-from keras_effv2.models import coatnet, efficientnet_v2
+from keras_effv2.models import coatnet, efficientnet_v2, vit_rel
 from keras_effv2.models.variants import VARIANTS, find
 
 
@@ -154,19 +154,40 @@ def _coatnet(tally, variant, height, width, classes):
                 tally.squeeze_excite(inner, target // 4)
                 tally.conv(inner, target, 1, n, bias=True)
             else:
-                tally.layer_norm(source)
-                tally.conv(source, 3 * target, 1, n, bias=True)
-                tally.macs += 2 * n * n * target  # queries with keys, attention with values
-                heads = target // variant.head_size
-                tally.trainable += heads * (2 * h - 1) * (2 * w - 1)
-                tally.conv(target, target, 1, n, bias=True)
-                tally.layer_norm(target)
-                tally.conv(target, 4 * target, 1, n, bias=True)
-                tally.conv(4 * target, target, 1, n, bias=True)
+                _transformer(tally, source, target, h, w, variant.head_size)
             source = target
+    _hidden_head(tally, source, variant.hidden, classes)
+
+
+def _transformer(tally, source, target, h, w, head_size):
+    n = h * w
     tally.layer_norm(source)
-    tally.conv(source, variant.hidden, 1, 1, bias=True)
-    tally.conv(variant.hidden, classes, 1, 1, bias=True)
+    tally.conv(source, 3 * target, 1, n, bias=True)
+    tally.macs += 2 * n * n * target  # queries with keys, attention with values
+    tally.trainable += target // head_size * (2 * h - 1) * (2 * w - 1)
+    tally.conv(target, target, 1, n, bias=True)
+    tally.layer_norm(target)
+    tally.conv(target, 4 * target, 1, n, bias=True)
+    tally.conv(4 * target, target, 1, n, bias=True)
 
 
-_COUNTS = {efficientnet_v2.Variant: _efficientnet, coatnet.Variant: _coatnet}
+def _hidden_head(tally, source, hidden, classes):
+    tally.layer_norm(source)
+    tally.conv(source, hidden, 1, 1, bias=True)
+    tally.conv(hidden, classes, 1, 1, bias=True)
+
+
+def _vit_rel(tally, variant, height, width, classes):
+    (stage,) = variant.stages
+    h, w = _halve(height, vit_rel.PATCH), _halve(width, vit_rel.PATCH)
+    tally.conv(3, stage.channels, vit_rel.PATCH, h * w, bias=True)
+    for _ in range(stage.repeats):
+        _transformer(tally, stage.channels, stage.channels, h, w, variant.head_size)
+    _hidden_head(tally, stage.channels, variant.hidden, classes)
+
+
+_COUNTS = {
+    efficientnet_v2.Variant: _efficientnet,
+    coatnet.Variant: _coatnet,
+    vit_rel.Variant: _vit_rel,
+}

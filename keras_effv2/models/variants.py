@@ -12,10 +12,10 @@ import pathlib
 import types
 import typing
 
-from keras_effv2 import checkpoints, layers
-from keras_effv2.models import application, coatnet, efficientnet_v2
+from keras_effv2 import files, layers
+from keras_effv2.models import application, coatnet, efficientnet_v2, vit_rel
 
-FAMILIES = {"efficientnet_v2": efficientnet_v2, "coatnet": coatnet}
+FAMILIES = {"efficientnet_v2": efficientnet_v2, "coatnet": coatnet, "vit_rel": vit_rel}
 VARIANTS = {name: row for family in FAMILIES.values() for name, row in family.VARIANTS.items()}
 FORMAT = 1
 
@@ -101,7 +101,7 @@ def save_variant(variant, path):
         raise ValueError(f"The file of a variant is called NAME.json. Received: {path}.")
     content = {"format": FORMAT, "family": _FAMILY_NAMES[type(variant)]}
     content.update(dataclasses.asdict(variant))
-    checkpoints.write_whole(path, json.dumps(content, indent=2) + "\n")
+    files.write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def load_variant(path):
@@ -139,7 +139,8 @@ def load_variant(path):
     if family not in FAMILIES:
         raise ValueError(f"{path}: `family` is one of {', '.join(FAMILIES)}. Received: {family!r}.")
     variant = _row(FAMILIES[family].Variant, FAMILIES[family], content, path, "")
-    _check_strides(variant, path)
+    if FAMILIES[family].FAMILY.levels == application.REDUCTIONS:
+        _check_strides(variant, path)
     return variant
 
 
