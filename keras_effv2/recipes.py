@@ -3,9 +3,8 @@
 import dataclasses
 import itertools
 
-from keras_effv2 import progressive
-from keras_effv2.models import VARIANTS
-from keras_effv2.progressive import Phase, check, ramp
+from keras_effv2.phases import Phase, check, ramp
+from keras_effv2.variants import VARIANTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -495,6 +494,7 @@ def _bounds(rows, epochs):
 
 def augment_of(recipe, phase):
     """The `Augment` of a phase of a recipe."""
+    from keras_effv2 import progressive
     from keras_effv2.augment import Augment
 
     others = Augment(

@@ -11,8 +11,8 @@ import itertools
 import json
 import math
 
-from keras_effv2.models import model_info
-from keras_effv2.models.efficientnet_v2 import BLOCKS, Stage, Variant
+from keras_effv2.variants import model_info
+from keras_effv2.variants.efficientnet_v2 import BLOCKS, Stage, Variant
 
 SMALLEST_IMAGE = 64  # below, the last stages see maps of one pixel, on which kernels mean nothing
 
@@ -53,7 +53,7 @@ class Space:
     layers: tuple[tuple[int, ...], ...]
     image_size: int
     baseline: tuple[Stage, ...]
-    blocks: tuple[str, ...] = tuple(BLOCKS)
+    blocks: tuple[str, ...] = BLOCKS
     kernels: tuple[int, ...] = (3, 5)
     expansions: tuple[int, ...] = (1, 4, 6)
     origin: tuple[Stage, ...] = ()
@@ -196,7 +196,7 @@ def _problem(space):
                 f"stage {i} chooses its layers from whole numbers from {least} (0 is for a last "
                 f"stage of stride 1); received {choices!r}"
             )
-    for name, known in (("blocks", tuple(BLOCKS)), ("kernels", (1, 3, 5, 7, 9))):
+    for name, known in (("blocks", BLOCKS), ("kernels", (1, 3, 5, 7, 9))):
         if set(getattr(space, name)) - set(known):
             return f"`{name}` are out of {known}; received {getattr(space, name)}"
     for choices in (space.blocks, space.kernels, space.expansions, *space.layers):

@@ -1,16 +1,16 @@
 """The families of networks."""
 
 from keras_effv2.models import coatnet, efficientnet_v2, vit_rel
-from keras_effv2.models.info import list_models, model_info
-from keras_effv2.models.layouts import layout
-from keras_effv2.models.scaling import scale
-from keras_effv2.models.variants import (
+from keras_effv2.models.families import builder, side_multiple
+from keras_effv2.variants import (
     VARIANTS,
-    builder,
     find,
+    layout,
+    list_models,
     load_variant,
+    model_info,
     save_variant,
-    side_multiple,
+    scale,
 )
 
 __all__ = [

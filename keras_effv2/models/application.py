@@ -18,19 +18,6 @@ REDUCTIONS = tuple(f"reduction_{i}" for i in range(1, 6))
 
 
 @dataclasses.dataclass(frozen=True)
-class Variant:
-    """What the shell has to know of a model; each family adds its own columns."""
-
-    name: str
-    image_size: int  # side in pixels at which the papers evaluate
-    dropout: float = 0.2
-    drop_path: float = 0.2
-    pixels: str = "128"  # without weights; with weights theirs count
-    weights: str | None = None  # the default of `weights=`
-    hidden: int | None = None  # units of the hidden layer of the head, if it has one
-
-
-@dataclasses.dataclass(frozen=True)
 class Family:
     """What the shell asks a family for.
 

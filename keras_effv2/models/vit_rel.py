@@ -2,30 +2,18 @@
 
 The convolution-free end of the CoAtNet paper's comparison of layouts (Dai et al. 2021,
 arXiv 2106.04803, section 2.2). The paper gives no widths and trains none of them further: there are
-no published rows, `layouts.layout("ViT_REL")` makes one.
+no published rows, `variants.layout("ViT_REL")` makes one.
 """
 
-import dataclasses
 import math
 
 import keras
 
 from keras_effv2 import layers
 from keras_effv2.models import application, coatnet
-from keras_effv2.models.coatnet import Stage
+from keras_effv2.variants.vit_rel import PATCH, VARIANTS, Variant
 
-PATCH = 16  # side of a patch in pixels, section 2.2
-VARIANTS = {}  # none was published
 BLOCKS = {"transformer": coatnet.transformer_block}
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant(application.Variant):
-    """`application.Variant` and the one stage of a ViT_REL."""
-
-    stages: tuple[Stage, ...] = ()
-    head_size: int = 32  # channels of one attention head
-    gelu: str = "gelu_tanh"
 
 
 def features(x, variant, drop_path, prefix=""):
@@ -60,3 +48,6 @@ FAMILY = application.Family(
 def build(variant, **arguments):
     """Builds a row; arguments as the builders', but the only level of `features=` is reduction_4."""
     return application.build(variant, FAMILY, **arguments)
+
+
+__all__ = ["VARIANTS", "Variant", "build"]

@@ -10,7 +10,6 @@ import re
 from absl import logging
 
 from keras_effv2.files import digest, replacing
-from keras_effv2.layers import find_pixels
 from keras_effv2.weights.download import fetch, resolve_hub
 from keras_effv2.weights.readers import BATCH_NORM, read
 from keras_effv2.weights.table import CHECKPOINTS, list_weights
@@ -243,6 +242,8 @@ def convert(model, path, *, tag, source, licence="Apache-2.0", top1=None):
     Raises:
         ValueError: If `path` does not end in `.weights.h5`.
     """
+    from keras_effv2.layers import find_pixels  # Keras is not needed to read the table
+
     path = pathlib.Path(path)
     if not path.name.endswith(".weights.h5"):
         raise ValueError(f"Weights are written to a file *.weights.h5. Received: {path}.")

@@ -6,7 +6,8 @@ import pytest
 from conftest import tiny_efficientnet_row
 
 import keras_effv2 as kev
-from keras_effv2.models import efficientnet_v2, scaling
+from keras_effv2.models import efficientnet_v2
+from keras_effv2.variants import scaling
 
 ZERO = {"repeats": 0, "channels": 0, "stem": 0, "top": 0, "image_size": 0, "dropout": 0}
 # published - rule, by hand from the tables of effnetv2_configs.py and efficientnetv1_params

@@ -12,12 +12,13 @@ import pathlib
 import types
 import typing
 
-from keras_effv2 import files, layers
-from keras_effv2.models import application, coatnet, efficientnet_v2, vit_rel
+from keras_effv2 import files
+from keras_effv2.variants import coatnet, efficientnet_v2, vit_rel
 
 FAMILIES = {"efficientnet_v2": efficientnet_v2, "coatnet": coatnet, "vit_rel": vit_rel}
 VARIANTS = {name: row for family in FAMILIES.values() for name, row in family.VARIANTS.items()}
 FORMAT = 1
+_FAMILY_NAMES = {family.Variant: name for name, family in FAMILIES.items()}
 
 
 def find(model):
@@ -55,27 +56,6 @@ def find(model):
         f"There is no model {model!r}. {f'Did you mean {near[0]}? ' if near else ''}"
         f"Models: {', '.join(VARIANTS)}; or the file NAME.json of a variant."
     )
-
-
-def builder(model):
-    """The function that builds a model; arguments as those of `EfficientNetV2B0`.
-
-    Args:
-        model: As `find`'s.
-
-    Example:
-
-    >>> builder("EfficientNetV2B0")(weights=None, classes=10).output_shape
-    (None, 10)
-    """
-    variant = find(model)
-    family = FAMILIES[_FAMILY_NAMES[type(variant)]]
-    return application.builder(variant, family.FAMILY)
-
-
-def side_multiple(model):
-    """The number whose multiples a model takes as image sides; `model` as `find`'s."""
-    return FAMILIES[_FAMILY_NAMES[type(find(model))]].FAMILY.multiple
 
 
 # ---------------------------------------------------------------------------------------- files
@@ -139,7 +119,7 @@ def load_variant(path):
     if family not in FAMILIES:
         raise ValueError(f"{path}: `family` is one of {', '.join(FAMILIES)}. Received: {family!r}.")
     variant = _row(FAMILIES[family].Variant, FAMILIES[family], content, path, "")
-    if FAMILIES[family].FAMILY.levels == application.REDUCTIONS:
+    if FAMILIES[family].HALVINGS:
         _check_strides(variant, path)
     return variant
 
@@ -178,7 +158,7 @@ def _checked(name, value, value_type, family, path, where):
     kinds = typing.get_args(value_type) if isinstance(value_type, types.UnionType) else [value_type]
     if float in kinds and type(value) is int:
         value = float(value)
-    choices = {"block": tuple(family.BLOCKS), "pixels": tuple(layers.PIXELS), **_CHOICES}
+    choices = {"block": family.BLOCKS, **_CHOICES}
     if type(value) not in [kind for kind in kinds if isinstance(kind, type)]:
         wanted = " or ".join("null" if k is types.NoneType else k.__name__ for k in kinds)
     elif name in choices and value not in choices[name]:
@@ -194,7 +174,12 @@ def _checked(name, value, value_type, family, path, where):
     raise ValueError(f"{path}: {where}`{name}` is {wanted}. Received: {value!r}.")
 
 
-_CHOICES = {"stride": (1, 2), "stride_at": ("expand", "depthwise"), "gelu": ("gelu", "gelu_tanh")}
+_CHOICES = {
+    "stride": (1, 2),
+    "pixels": ("imagenet", "128", "127.5"),
+    "stride_at": ("expand", "depthwise"),
+    "gelu": ("gelu", "gelu_tanh"),
+}
 
 
 def _check_strides(variant, path):
@@ -205,6 +190,3 @@ def _check_strides(variant, path):
             f"{path}: four stages have stride 2, as `reduction_1` to `reduction_5` promise. "
             f"Received: strides {strides}."
         )
-
-
-_FAMILY_NAMES = {family.Variant: name for name, family in FAMILIES.items()}

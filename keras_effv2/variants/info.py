@@ -7,8 +7,8 @@ counted (the paper's and google/automl's own figures include some of it).
 import dataclasses
 import math
 
-from keras_effv2.models import coatnet, efficientnet_v2, vit_rel
-from keras_effv2.models.variants import VARIANTS, find
+from keras_effv2.variants import coatnet, efficientnet_v2, vit_rel
+from keras_effv2.variants.files import VARIANTS, find
 
 
 @dataclasses.dataclass

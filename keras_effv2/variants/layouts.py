@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from keras_effv2.models import coatnet, vit_rel
-from keras_effv2.models.info import model_info
-from keras_effv2.models.variants import find
+from keras_effv2.variants import coatnet, vit_rel
+from keras_effv2.variants.files import find
+from keras_effv2.variants.info import model_info
 
 LAYOUTS = ("ViT_REL", "CCCC", "CCCT", "CCTT", "CTTT")  # section 2.2; CCTT became CoAtNet
 _KINDS = {"C": "mbconv", "T": "transformer"}

@@ -9,8 +9,8 @@ B0 to B3 and L follow exactly, S, M and XL have hand-made columns, which `residu
 import dataclasses
 import math
 
-from keras_effv2.models import efficientnet_v2
-from keras_effv2.models.variants import find
+from keras_effv2.variants import efficientnet_v2
+from keras_effv2.variants.files import find
 
 
 @dataclasses.dataclass(frozen=True)

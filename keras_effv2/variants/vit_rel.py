@@ -1,0 +1,24 @@
+"""The columns of ViT_REL; `models.vit_rel` builds its rows.
+
+Dai et al. 2021, arXiv 2106.04803, section 2.2. There are no published rows: `layout("ViT_REL")`
+makes one.
+"""
+
+import dataclasses
+
+from keras_effv2.variants import application
+from keras_effv2.variants.coatnet import Stage
+
+BLOCKS = ("transformer",)
+HALVINGS = 0
+PATCH = 16  # side of a patch in pixels
+VARIANTS = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant(application.Variant):
+    """`application.Variant` and the one stage of a ViT_REL."""
+
+    stages: tuple[Stage, ...] = ()
+    head_size: int = 32  # channels of one attention head
+    gelu: str = "gelu_tanh"
