@@ -74,6 +74,12 @@ def tiny_coatnet():
     return make
 
 
+@pytest.fixture
+def images():
+    """Two pictures of noise, `(2, 64, 64, 3)`, 0..255."""
+    return np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+
+
 def tiny_data(count=48, validation=10):
     """Noise in one of three colours, or in none."""
     rng = np.random.default_rng(0)

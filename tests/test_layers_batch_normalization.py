@@ -1,0 +1,39 @@
+"""Batch normalisation beside Keras'."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_effv2 import layers
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-5), ("mixed_bfloat16", 3e-2)])
+def test_batch_norm_equals_keras(dtype, tolerance):
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.normal(2, 3, (8, 6, 6, 5)), tf.float32)
+    ours = layers.BatchNormalization(momentum=0.9, dtype=dtype)
+    theirs = keras.layers.BatchNormalization(momentum=0.9, dtype=dtype)
+    upstream = tf.constant(rng.normal(size=x.shape), tf.float32)
+    results = []
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+        layer.gamma.assign(np.arange(1, 6))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+            loss = tf.reduce_sum(tf.cast(y, tf.float32) * upstream)
+        sources = [x, layer.gamma.value, layer.beta.value]
+        results.append([y, *tape.gradient(loss, sources), *layer.weights, layer(x, training=False)])
+    for a, b in zip(*results, strict=True):
+        a, b = (np.asarray(tf.cast(tf.convert_to_tensor(v), tf.float32)) for v in (a, b))
+        np.testing.assert_allclose(a, b, atol=tolerance * max(1.0, np.abs(b).max()))
+    assert [w.name for w in ours.weights] == [w.name for w in theirs.weights]
+
+
+def test_frozen_batch_norm_does_not_move():
+    layer = layers.BatchNormalization(trainable=False)
+    x = tf.random.normal((4, 3, 3, 2)) + 5
+    y = layer(x, training=True)
+    np.testing.assert_allclose(y, x / np.sqrt(1 + 1e-3), rtol=1e-5)
+    np.testing.assert_array_equal(layer.moving_mean, [0, 0])
