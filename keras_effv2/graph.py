@@ -1,5 +1,7 @@
 """A model seen from outside: its calls, its logits and head, the sizes it takes."""
 
+import contextlib
+
 import keras
 from keras import ops
 
@@ -61,7 +63,9 @@ def dynamic_clone(model):
 def calls(model):
     """The calls that a functional model is made of, in order.
 
-    `layer.input` and `layer.output` are those of a layer's first call, whichever model made it.
+    `layer.input` and `layer.output` are those of a layer's first call, whichever model made it, and
+    `model.get_config()` names calls without their tensors: the nodes that Keras keeps for itself,
+    read here and nowhere else, are the one way to the tensors of a later call.
 
     Returns:
         A list of `(operation, tensors in, tensors out)`; the operation is a layer or of `keras.ops`.
@@ -187,5 +191,18 @@ class _Logits(keras.layers.Layer):
 
     def call(self, inputs):
         (dense,) = self._dense
+        if dense.quantization_mode is not None:  # its kernel is not what it multiplies by
+            with _linear(dense):
+                return ops.cast(dense(inputs), "float32")
         logits = ops.matmul(inputs, dense.kernel)
         return logits if dense.bias is None else logits + dense.bias
+
+
+@contextlib.contextmanager
+def _linear(dense):
+    """A dense layer without its activation, within the block."""
+    activation, dense.activation = dense.activation, keras.activations.linear
+    try:
+        yield
+    finally:
+        dense.activation = activation

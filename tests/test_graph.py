@@ -1,5 +1,7 @@
 """A model seen from outside: calls, logits, head."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -87,3 +89,31 @@ def test_other_backends_get_a_sentence(monkeypatch, tmp_path):
         with pytest.raises(RuntimeError, match=f"{what} runs on TensorFlow alone.*jax here"):
             call()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_calls_agree_with_the_config_of_the_model(tiny_effnet):
+    """Keras' public description of the same graph: the layers in order, each one's inputs."""
+    model = tiny_effnet()
+    made = {id(x): operation.name for operation, _, outputs in graph.calls(model) for x in outputs}
+    made[id(model.inputs[0])] = model.layers[0].name
+    found = {
+        operation.name: [made[id(x)] for x in inputs] for operation, inputs, _ in graph.calls(model)
+    }
+    histories = re.compile(r"'keras_history': [\[(]'([^']+)'")
+    told = {
+        layer["name"]: histories.findall(str(layer["inbound_nodes"]))
+        for layer in model.get_config()["layers"]
+        if layer["inbound_nodes"]
+    }
+    assert found == told
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+def test_logits_of_a_quantised_head(mode):
+    model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(4, activation="softmax")])
+    model.layers[-1].quantize(mode)
+    x = np.random.default_rng(0).normal(size=(7, 16)).astype("float32")
+    wanted = model.predict(x, verbose=0)
+    logits = graph.logits_of(model)(x)
+    np.testing.assert_allclose(keras.ops.softmax(logits), wanted, atol=1e-6)
+    assert model.layers[-1].activation is keras.activations.softmax
