@@ -24,9 +24,10 @@ test: $(VENV)/.installed   ## the default tests, two files at a time
 slow: $(VENV)/.installed   ## the slow tests
 	$(BIN)/python -m pytest -q -m slow --durations=8
 
-check: $(VENV)/.installed  ## format, lint and the default tests
+check: $(VENV)/.installed  ## format, lint, types and the default tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(MAKE) test
 
 clean:            ## remove what make made

@@ -52,6 +52,29 @@ TOO_LONG = {
     "training._epoch",
     "training._make_steps",
 }
+UNTYPED = {
+    "HubLayer",
+    "ProgressiveLearning",
+    "data.Split",
+    "data.load",
+    "efficientnet_v2.build",
+    "coatnet.build",
+    "evaluate",
+    "export",
+    "export_hub",
+    "finetune",
+    "freeze",
+    "gradcam",
+    "list_models",
+    "load_variant",
+    "model_info",
+    "ramp",
+    "recipes.get",
+    "save_variant",
+    "scale",
+    "train",
+    *(name for name in keras_effv2.__all__ if name.startswith(("CoAtNet", "EfficientNetV2"))),
+}
 # these know a keras.Model, whoever built it
 STRANGERS_TO_BUILDERS = {
     "exporting",
@@ -200,6 +223,29 @@ def test_public_names_are_documented(name, value):
             and parameter != "kwargs"
         ]
         assert not missing or "Args:" not in text, f"{name} leaves out {missing}"
+
+
+def without_types(value):
+    """Whether a public function, or what makes an object of a class, lacks types."""
+    function = value.__init__ if inspect.isclass(value) else value
+    signature = inspect.signature(function)
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    open_ = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.annotation is parameter.empty
+        and parameter.name not in ("self", "cls")
+        and parameter.kind not in kinds
+    ]
+    returns = inspect.isclass(value) or signature.return_annotation is not signature.empty
+    return bool(open_) or not returns
+
+
+def test_public_names_have_types():
+    """What an editor shows and `make check` verifies."""
+    listed = {"data.load", "data.Split", "recipes.get", "efficientnet_v2.build", "coatnet.build"}
+    said = [(name, value) for name, value in public() if "." not in name or name in listed]
+    assert {name for name, value in said if without_types(value)} <= UNTYPED
 
 
 @pytest.mark.parametrize("name", [name for name, _ in modules() if name != "__main__"])

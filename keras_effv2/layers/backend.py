@@ -9,6 +9,7 @@ PACKAGE = "keras_effv2"
 
 
 def on_tensorflow():
+    """Whether Keras computes with TensorFlow."""
     return keras.backend.backend() == "tensorflow"
 
 

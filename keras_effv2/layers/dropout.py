@@ -43,7 +43,7 @@ class _RandomDrop(keras.layers.Layer):
     no weight: `count_params`, `get_weights`, `.weights.h5` and `.keras` do not know it.
     """
 
-    strength = None  # the `Phase` field this layer takes
+    strength: str | None = None  # the `Phase` field this layer takes
 
     def __init__(self, rate, seed=None, **kwargs):
         super().__init__(**kwargs)

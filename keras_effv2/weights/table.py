@@ -105,7 +105,7 @@ def _rows():
 CHECKPOINTS = {(row.model, row.tag): row for row in _rows()}
 
 
-def list_weights(model):
+def list_weights(model: str) -> list[Row]:
     """Lists the released weights of a model.
 
     Args:
