@@ -17,8 +17,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import checkpoints, files, graph, layers, recipes, training
-from keras_effv2.progressive import Phase, ramp
+from keras_effv2 import files, graph, layers, recipes, training
+from keras_effv2.progressive import ramp
+from keras_effv2.training import checkpoints
 
 ENOUGH = 20_000  # pictures to solve a head on; more take hours and change little
 POLICIES = ("none", "batch_norm", "backbone")
@@ -290,7 +291,7 @@ def finetune(
             logging.info("%s", estimate(net, data, recipe))
         if not begun and weights is not None:
             start = time.perf_counter()
-            score = fit_head(net, data.train, _last_size(net, recipe), seed=recipe.seed)
+            score = fit_head(net, data.train, _phases(net, recipe)[-1].image_size, seed=recipe.seed)
             seconds = time.perf_counter() - start
             held_out = "" if np.isnan(score) else f"{score:.1%} on held-out pictures, "
             logging.info("Head on frozen features: %s%.0f s.", held_out, seconds)
@@ -318,10 +319,9 @@ def _export(model, workdir):
     fresh.rename(path)
 
 
-def _last_size(model, recipe):
-    """Side in pixels of the last phase."""
-    size = recipe.phases[-1].image_size if recipe.phases else None
-    return graph.side_of(model, size)
+def _phases(model, recipe):
+    """The phases of a recipe, with the model's size where they do not say one."""
+    return recipes.resolved(recipe, graph.side_of(model)).phases
 
 
 def _check_start(workdir, model, weights, begun):
@@ -343,8 +343,8 @@ def estimate(model, data, recipe):
 
     A train step counts as four forward passes (3.6 were measured), a size by its pixels.
     """
-    size = _last_size(model, recipe)
-    phases = recipe.phases or (Phase(0, recipe.epochs),)
+    phases = _phases(model, recipe)
+    size = phases[-1].image_size
     images = np.zeros((recipe.batch_size, size, size, model.input_shape[-1]), "float32")
     forward = tf.function(lambda x: model(x, training=False))
     seconds = []
@@ -353,14 +353,13 @@ def estimate(model, data, recipe):
         forward(images).numpy()
         seconds.append(time.perf_counter() - start)
     epochs = sum(
-        (phase.stop_epoch - phase.start_epoch) * ((phase.image_size or size) / size) ** 2
-        for phase in phases
+        (phase.stop_epoch - phase.start_epoch) * (phase.image_size / size) ** 2 for phase in phases
     )
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     whole = 4 * min(seconds) * epochs * data.train.steps(recipe.batch_size) / replicas
-    sizes = ", ".join(str(phase.image_size or size) for phase in phases)
+    sizes = ", ".join(str(phase.image_size) for phase in phases)
     return (
-        f"{recipe.epochs} epochs of {len(data.train)} pictures, batch {recipe.batch_size}, sizes "
+        f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)} of {len(data.train)} pictures, batch {recipe.batch_size}, sizes "
         f"{sizes}: about {max(1, round(whole / 60))} min of training here, less if it stops early, "
         f"by one batch of {size} pixels ({1000 * min(seconds):.0f} ms); the head before, validation "
         "and report come on top."

@@ -220,7 +220,7 @@ def make_schedule(recipe, steps_of):
     """The learning rate of a recipe as a function of the step.
 
     Args:
-        recipe: A `Recipe`.
+        recipe: A `Recipe` whose phases say their batch sizes (`recipes.resolved`).
         steps_of: Function from a batch size to the steps of an epoch.
     """
     usual = steps_of(recipe.batch_size)
@@ -233,13 +233,12 @@ def make_schedule(recipe, steps_of):
         recipe.decay_rate,
         max(1, round(recipe.decay_epochs * usual)),
     )
-    if all(phase.batch_size in (None, recipe.batch_size) for phase in recipe.phases):
+    if all(phase.batch_size == recipe.batch_size for phase in recipe.phases):
         return schedule
     periods, first = [], 0
     for phase in recipe.phases:
-        batch = phase.batch_size or recipe.batch_size
-        own = steps_of(batch)
-        periods.append((first, phase.start_epoch * usual, usual / own, batch / recipe.batch_size))
+        own, factor = steps_of(phase.batch_size), phase.batch_size / recipe.batch_size
+        periods.append((first, phase.start_epoch * usual, usual / own, factor))
         first += (phase.stop_epoch - phase.start_epoch) * own
     return Stretched(schedule, periods)
 

@@ -9,24 +9,36 @@ import dataclasses
 import keras
 
 from keras_effv2 import layers
-from keras_effv2.phases import STRENGTHS, Phase, check, phase_at, ramp
+from keras_effv2.phases import (
+    OF_LAYERS,
+    STRENGTHS,
+    Phase,
+    check,
+    of_pictures,
+    phase_at,
+    ramp,
+    resolved,
+    strengths,
+)
 
 __all__ = [
     "STRENGTHS",
     "Phase",
     "ProgressiveLearning",
-    "augment_of",
     "check",
     "deliver",
+    "fix",
     "phase_at",
     "prepare",
     "ramp",
+    "resolved",
+    "strengths",
     "takers",
 ]
 
 
 def takers(model, strength):
-    """The layers of a model that take a strength, `"dropout"` or `"drop_path"`."""
+    """The layers of a model that take a strength, such as `"dropout"`."""
     return [layer for layer in layers.walk(model) if getattr(layer, "strength", None) == strength]
 
 
@@ -36,28 +48,40 @@ def prepare(model, phases):
     Raises:
         ValueError: If a scheduled rate has no layer that takes it.
     """
-    for strength in ("dropout", "drop_path"):
+    for strength in OF_LAYERS:
         values = {getattr(phase, strength) for phase in phases}
         if values == {None}:
             continue
         own = takers(model, strength)
         if not own:
+            fitting = (name for name, x in vars(layers).items() if _takes(x, strength))
             raise ValueError(
                 f"The phases schedule {strength}, but model {model.name!r} has no layer that takes "
                 f"it. Build the model with keras_effv2, add keras_effv2.layers."
-                f"{'Dropout' if strength == 'dropout' else 'DropPath'}, or leave {strength} out."
+                f"{', '.join(fitting)}, or leave {strength} out."
             )
         for layer in own:
             if len(values) > 1:
                 layer.vary_rate()
 
 
+def _takes(kind, strength):
+    return isinstance(kind, type) and getattr(kind, "strength", None) == strength
+
+
 def deliver(model, phase):
     """Sets the rates of a phase in the model's layers; None: the rate a layer was built with."""
-    for strength in ("dropout", "drop_path"):
+    for strength in OF_LAYERS:
         value = getattr(phase, strength)
         for layer in takers(model, strength):
             layer.rate = layer.built_rate if value is None else value
+
+
+def fix(model):
+    """Makes the rates of a model constants again, as they are now."""
+    for strength in OF_LAYERS:
+        for layer in takers(model, strength):
+            layer.fix_rate()
 
 
 class ProgressiveLearning(keras.callbacks.Callback):
@@ -114,6 +138,7 @@ class ProgressiveLearning(keras.callbacks.Callback):
         import numpy as np
         import tensorflow as tf
 
+        from keras_effv2.augment import Augment
         from keras_effv2.data import Split
 
         split = images_and_labels
@@ -128,10 +153,9 @@ class ProgressiveLearning(keras.callbacks.Callback):
             names = [str(i) for i in range(int(labels.max()) + 1)]
             split = Split(names, labels.reshape(-1), images)
         self._has_data = True
-        side = None
-        if any(phase.image_size is None for phase in self.phases):
-            side = split.typical_side()
-        sizes = {phase.batch_size or batch_size for phase in self.phases}
+        own = any(phase.image_size is None for phase in self.phases)
+        phases = resolved(self.phases, split.typical_side() if own else None, batch_size)
+        sizes = {phase.batch_size for phase in phases}
         steps = {split.steps(size) for size in sizes}
         if len(steps) > 1:
             raise ValueError(
@@ -141,14 +165,14 @@ class ProgressiveLearning(keras.callbacks.Callback):
             )
 
         def epoch():
-            phase = phase_at(self.phases, self.epoch)
+            phase = phase_at(phases, self.epoch)
             return iter(
                 split.train_batches(
-                    image_size=phase.image_size or side,
-                    batch_size=phase.batch_size or batch_size,
+                    image_size=phase.image_size,
+                    batch_size=phase.batch_size,
                     seed=self.seed,
                     epoch=self.epoch,
-                    augment=augment_of(phase, augment),
+                    augment=dataclasses.replace(augment or Augment(), **of_pictures(phase)),
                 )
             )
 
@@ -165,7 +189,7 @@ class ProgressiveLearning(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         scheduled = [
             name
-            for name in ("image_size", "randaugment", "mixup", "cutmix", "batch_size")
+            for name in ("image_size", *of_pictures(self.phases[0]), "batch_size")
             if any(getattr(phase, name) for phase in self.phases)
         ]
         if scheduled and not self._has_data:
@@ -180,11 +204,3 @@ class ProgressiveLearning(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
         deliver(self.model, phase_at(self.phases, epoch))
-
-
-def augment_of(phase, others=None):
-    """The `Augment` of a phase: its strengths, and the rest of another `Augment`."""
-    from keras_effv2.augment import Augment
-
-    strengths = {name: getattr(phase, name) or 0.0 for name in ("randaugment", "mixup", "cutmix")}
-    return dataclasses.replace(others or Augment(), **strengths)

@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 
-from keras_effv2.phases import Phase, check, ramp
+from keras_effv2.phases import Phase, check, of_pictures, ramp
+from keras_effv2.phases import resolved as resolved_phases
 from keras_effv2.variants import VARIANTS
 
 
@@ -453,6 +454,23 @@ def get(name, model="EfficientNetV2S"):
     return dataclasses.replace(recipe, name=name)
 
 
+def resolved(recipe, image_size):
+    """The recipe with phases, one at least, that say size and batch size themselves.
+
+    Args:
+        recipe: A `Recipe`.
+        image_size: Side in pixels of phases that do not schedule it.
+
+    Example:
+
+    >>> resolved(get("cifar10"), 224).phases
+    (Phase(start_epoch=0, stop_epoch=104, image_size=224, ..., batch_size=512),)
+    """
+    phases = recipe.phases or (Phase(0, recipe.epochs),)
+    phases = resolved_phases(phases, image_size, recipe.batch_size)
+    return dataclasses.replace(recipe, phases=phases)
+
+
 def rescale(recipe, changes):
     """The recipe with other values; its phases keep their parts of the training.
 
@@ -494,10 +512,10 @@ def _bounds(rows, epochs):
 
 def augment_of(recipe, phase):
     """The `Augment` of a phase of a recipe."""
-    from keras_effv2 import progressive
     from keras_effv2.augment import Augment
 
-    others = Augment(
+    return Augment(
+        **of_pictures(phase),
         crop_area=recipe.crop_area,
         flip=recipe.flip,
         layers=recipe.layers,
@@ -505,4 +523,3 @@ def augment_of(recipe, phase):
         erasing=recipe.erasing,
         cutout=recipe.cutout,
     )
-    return progressive.augment_of(phase, others)

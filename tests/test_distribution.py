@@ -18,7 +18,8 @@ import tensorflow as tf
 import train_tiny
 from conftest import build_convnet, mirrored, tiny_data
 
-from keras_effv2 import checkpoints, layers, progressive, recipes, training
+from keras_effv2 import layers, progressive, recipes, training
+from keras_effv2.training import batches, checkpoints, strategy
 
 SCRIPT = pathlib.Path(train_tiny.__file__)
 # float32 sums in another order, over 12 steps; Keras' per-replica clipping is off by 4e-3
@@ -176,8 +177,9 @@ def test_tpu_code_as_far_as_a_cpu_goes(monkeypatch, quiet_train, tmp_path):
     phases = progressive.ramp(2, 2, image_size=(32, 48))
     recipe = dataclasses.replace(train_tiny.PLAINEST, phases=phases)
     expected = quiet_train(build_convnet, tiny_data(), recipe)
-    monkeypatch.setattr(training, "_is_tpu", lambda strategy: True)
-    monkeypatch.delattr(training, "_loosen")
+    for module in (batches, strategy):
+        monkeypatch.setattr(module, "is_tpu", lambda strategy: True)
+    monkeypatch.delattr(batches, "_loosen")
     workdir = tmp_path / "static"
     result = quiet_train(build_convnet, tiny_data(), recipe, workdir, jit_compile=True)
     assert result.traces == 2  # one an image size

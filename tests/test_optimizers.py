@@ -42,9 +42,8 @@ def test_without_warm_up_training_starts_at_the_peak(shape):
 @pytest.mark.parametrize("epoch", (0, 2.5, 5, 7.1, 7.3, 100, 349))
 def test_the_papers_learning_rate(epoch):
     """0.256, warm-up of 5 epochs, times 0.97 every 2.4 epochs (arXiv 2104.00298, section 5.1)."""
-    schedule = optimizers.make_schedule(
-        recipes.get("imagenet1k", "EfficientNetV2S"), lambda batch: 1000
-    )
+    row = recipes.resolved(recipes.get("imagenet1k", "EfficientNetV2S"), 300)
+    schedule = optimizers.make_schedule(row, lambda batch: 1000)
     wanted = 0.256 * (epoch / 5 if epoch < 5 else 0.97 ** int(epoch / 2.4))
     assert float(schedule(epoch * 1000)) == pytest.approx(wanted, rel=1e-5)
 

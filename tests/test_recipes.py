@@ -111,7 +111,7 @@ def test_every_recipe_can_be_trained(name):
             continue
         row = recipes.get(name, model)
         assert row.name == name and row.source
-        optimizer = optimizers.make_optimizer(row, lambda batch: 10)
+        optimizer = optimizers.make_optimizer(recipes.resolved(row, 224), lambda batch: 10)
         optimizer.build([keras.Variable(np.ones((2, 2), "float32"))])
         middle = float(optimizer._learning_rate(10 * row.epochs // 2))
         assert 0 < middle <= row.learning_rate * 1.000001

@@ -7,7 +7,8 @@ import tensorflow as tf
 import train_tiny
 from conftest import build_convnet, mirrored, tiny_data
 
-from keras_effv2 import checkpoints, layers, rematerialization
+from keras_effv2 import layers, rematerialization
+from keras_effv2.training import checkpoints
 
 
 @pytest.fixture(params=("tiny_effnet", "tiny_coatnet"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import train_tiny
 
-from keras_effv2 import checkpoints
+from keras_effv2.training import checkpoints
 
 SCRIPT = pathlib.Path(train_tiny.__file__)
 STEPS = 4 * train_tiny.STEPS

@@ -16,8 +16,9 @@ import tensorflow as tf
 import train_tiny
 from conftest import build_convnet, mirrored, tiny_data
 
-from keras_effv2 import checkpoints, layers, progressive, recipes, training
+from keras_effv2 import layers, progressive, recipes, training
 from keras_effv2.data import Data, Split
+from keras_effv2.training import checkpoints, stopping
 
 STEPS = train_tiny.STEPS
 
@@ -276,12 +277,7 @@ def test_patience_ends_the_training(quiet_train):
     [([1.0, float("nan"), 0.9, 0.8], False), ([0.5, float("nan"), 0.9, 0.8], True), ([], False)],
 )
 def test_a_validation_loss_that_is_not_a_number_is_a_bad_one(losses, over):
-    run = types.SimpleNamespace(
-        history=[{"val_loss": loss} for loss in losses],
-        recipe=types.SimpleNamespace(patience=3),
-        model=types.SimpleNamespace(stop_training=False),
-    )
-    assert training._Run._is_over(run) == over
+    assert stopping.is_over(losses, patience=3) == over
 
 
 class Unregistered(keras.layers.Layer):
@@ -616,8 +612,11 @@ def test_float16_overflows_lower_the_loss_scale(replicas, quiet_train, tmp_path)
 
 def test_a_model_of_float16_has_its_loss_scaled_whatever_the_recipe_says(quiet_train):
     """As `effv2 finetune --precision=mixed_float16` leaves it; its step 6 overflows."""
-    with training._policy("mixed_float16"):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
         model = build_with_bad_gradient()
+    finally:
+        keras.config.set_dtype_policy("float32")
     result = quiet_train(model, tiny_data(), recipes.Recipe("tiny", "tests", 2, 8, 1e-3))
     assert result.steps == 2 * STEPS and np.isfinite(result.history[-1]["loss"])
 

@@ -1,0 +1,23 @@
+"""Training: a strategy, one compiled step, a loop over phases that can be killed at any moment.
+
+Keras 3's `fit` is wrong or crashes under `tf.distribute` in several ways (clipping per replica,
+equal dropout masks, ragged tails, multi-worker), so the loop here runs its own step through
+`strategy.run` and drives Keras callbacks itself. Read `loop.py` first.
+"""
+
+from keras_effv2.training.loop import check_trainable, train
+from keras_effv2.training.run import Result
+from keras_effv2.training.step import cross_entropy
+from keras_effv2.training.stopping import TERMINATED
+from keras_effv2.training.strategy import STRATEGIES, is_chief, make_strategy
+
+__all__ = [
+    "STRATEGIES",
+    "TERMINATED",
+    "Result",
+    "check_trainable",
+    "cross_entropy",
+    "is_chief",
+    "make_strategy",
+    "train",
+]

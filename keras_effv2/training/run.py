@@ -1,0 +1,202 @@
+"""What a run is made of: model, optimizer, moving average, loss scale, phases, progress."""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from keras_effv2 import graph, layers, optimizers, progressive, recipes, rematerialization
+from keras_effv2.training import records, state, stopping, strategy
+from keras_effv2.training.batches import eval_batches
+from keras_effv2.training.step import LARGEST_SCALE, EvalStep, TrainStep
+
+
+@dataclasses.dataclass
+class Result:
+    """What `train` returns.
+
+    Attributes:
+        model: The trained model; with the averaged weights if the recipe has an EMA.
+        history: One dictionary an epoch.
+        steps: Optimizer steps done in all.
+        resumed_from: Step that this call started from, 0 for a fresh run.
+        traces: How often the train step was traced by this call.
+    """
+
+    model: keras.Model
+    history: list
+    steps: int
+    resumed_from: int
+    traces: int
+
+
+class Run:
+    """One training run.
+
+    Args:
+        model: A `keras.Model`, or a function without arguments that builds one.
+        data: A `Data` with a training split.
+        recipe: A `Recipe`.
+        workdir: Folder of the run, a `pathlib.Path`.
+        devices: A `tf.distribute.Strategy`.
+    """
+
+    def __init__(self, model, data, recipe, workdir, devices):
+        self.data, self.recipe, self.workdir, self.devices = data, recipe, workdir, devices
+        self.is_chief = strategy.is_chief(devices)
+        self.given = model if isinstance(model, keras.Model) else None
+        keras.utils.set_random_seed(recipe.seed)
+        self.model = strategy.place(model, recipe, devices)
+        planned = recipes.resolved(recipe, graph.side_of(self.model))
+        self.phases = planned.phases
+        # the recipe's, or that of the last phase: epochs are to be compared with each other
+        self.eval_size = recipe.eval_size or self.phases[-1].image_size
+        fits(self.model, data, planned, self.eval_size, devices.num_replicas_in_sync)
+        with devices.scope():
+            self.logits = graph.logits_of(self.model)
+            progressive.prepare(self.model, self.phases)
+            self.optimizer = optimizers.make_optimizer(planned, data.train.steps)
+            if recipe.optimizer != "rmsprop" and recipe.weight_decay:
+                self.optimizer.exclude_from_weight_decay(
+                    [v for v in self.model.trainable_variables if not optimizers.is_decayed(v)]
+                )
+            self.model.compile(self.optimizer, loss="categorical_crossentropy")
+            self.optimizer.build(self.model.trainable_variables)
+            self.average = [tf.Variable(w.value) for w in self.model.weights] if recipe.ema else []
+            # float16 loses gradients below 6e-8: factor of the loss, steps since it changed
+            half = "mixed_float16" in strategy.policies(self.model)
+            self.scaling = [tf.Variable(LARGEST_SCALE), tf.Variable(0.0)] if half else []
+        self.progress = state.Progress()
+        self._eval_step = EvalStep(self.logits, recipe, devices)
+
+    def train_step(self, steps_per_call, jit_compile, remat):
+        """The compiled step; without `steps_per_call` as many as suit the devices."""
+        return TrainStep(
+            rematerialization.rematerialized(self.logits)
+            if remat
+            else lambda images: self.logits(images, training=True),
+            self.model,
+            self.optimizer,
+            self.average,
+            self.scaling,
+            self.recipe,
+            self.devices,
+            steps_per_call or (50 if strategy.is_tpu(self.devices) else 1),
+            jit_compile,
+        )
+
+    def evaluate(self):
+        """Loss and top-1 of the validation split, every picture once."""
+        crop = self.recipe.crop
+        return self._eval_step(
+            eval_batches(self.data.validation, self.eval_size, crop, self.devices)
+        )
+
+    def averaged(self):
+        """The model with the averaged weights, within the block."""
+        return state.averaged(self.model, self.average)
+
+    def keep_best(self, loss):
+        """Notes the (averaged) weights if their validation loss is the lowest so far."""
+        self.progress.keep_best(loss, self.average or self.model.weights)
+
+    def _variables(self):
+        return state.variables(self.model, self.optimizer, self.average, self.scaling)
+
+    def save(self):
+        """Writes a checkpoint."""
+        if self.is_chief:
+            state.save(self.workdir, self.progress, self._variables())
+
+    def restore(self):
+        """Goes back to the newest whole checkpoint, if there is one."""
+        self.progress = state.restore(self.workdir, self._variables()) or self.progress
+
+    def roll_back(self, left_out):
+        """Goes back to the newest checkpoint, from where these steps are left out."""
+        broken, left_out = self.progress.step, self.progress.left_out + left_out
+        self.restore()
+        self.progress.left_out = left_out
+        logging.warning("Rolled back from step %d to step %d.", broken, self.progress.step)
+
+    def say_not_finite(self, phase):
+        """The sentence on a loss that is not finite."""
+        newest = state.newest_step(self.workdir)
+        good = "none" if newest is None else f"step {newest}"
+        return (
+            f"The loss or its gradient is not finite at step {self.progress.step}, epoch "
+            f"{self.progress.epoch}, phase {phase}. Last good checkpoint: {good}. Lower the "
+            "learning rate, clip gradients, or call `train` with rollback=True (effv2 train "
+            "--rollback)."
+        )
+
+    def resume(self):
+        """Takes up what the workdir holds; the step of it, 0 for a fresh run."""
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        described = state.describe(self.recipe, self.model, self.data)
+        state.check_workdir(self.workdir, described, self.is_chief)
+        self.restore()
+        if strategy.has_workers(self.devices):
+            state.check_workers(self.devices, self.progress.step)
+        if self.progress.step:
+            logging.info("Resuming %s at step %d.", self.workdir, self.progress.step)
+        elif self.recipe.patience and self.data.validation is not None:
+            loss, _ = self.evaluate()
+            # a network that knows nothing yet is not to be kept, however badly it learns
+            if loss < 0.9 * stopping.loss_of_nothing(self.recipe, len(self.data.class_names)):
+                self.keep_best(loss)
+        return self.progress.step
+
+    def is_over(self):
+        """Whether a callback, or `patience`, ends the training before its last epoch."""
+        losses = [row["val_loss"] for row in self.progress.history if "val_loss" in row]
+        return self.model.stop_training or stopping.is_over(losses, self.recipe.patience)
+
+    def finish(self):
+        """Leaves the model as it is to be used, and writes the results."""
+        progressive.fix(self.model)
+        kept = self.progress.best or self.average
+        if kept:
+            state.assign(self.model, kept)
+        pixels = layers.find_pixels(self.model)
+        if pixels is not None:
+            pixels.class_names = tuple(self.data.class_names)
+            pixels.image_size = self.eval_size
+            pixels.crop, pixels.resize = self.recipe.crop, "bilinear"
+            pixels.activation = self.recipe.loss
+        if self.is_chief:
+            records.write_results(self.workdir, self.model, self.data, self.recipe, self.progress)
+        if self.given is not None and self.given is not self.model:
+            self.given.set_weights(self.model.get_weights())
+            theirs = layers.find_pixels(self.given)
+            if theirs is not None:
+                for key, value in pixels.contract().items():
+                    setattr(theirs, key, value)
+
+
+def fits(model, data, recipe, eval_size, replicas):
+    """Refuses a recipe, whose phases say size and batch, that model, data or devices cannot do."""
+    classes = model.output_shape[-1]
+    if classes != len(data.class_names):
+        raise ValueError(
+            f"The model has {classes} outputs, {data.name} has {len(data.class_names)} classes. "
+            f"Build the model with classes={len(data.class_names)}."
+        )
+    layers.check_preprocessing(model)
+    multiple = graph.side_multiple(model)
+    for size in (*(phase.image_size for phase in recipe.phases), eval_size):
+        if size % multiple:
+            raise ValueError(
+                f"{model.name} takes multiples of {multiple} pixels. Received a phase or "
+                f"an `eval_size` of {size} pixels: make the phases with ramp(..., "
+                f"multiple_of={multiple}), and `eval_size` such a multiple or 0."
+            )
+    for phase in recipe.phases:
+        recipes.augment_of(recipe, phase)  # refuses what is out of range
+        if phase.batch_size % replicas:
+            raise ValueError(
+                f"The batch of {phase.batch_size} does not divide into {replicas} replicas. "
+                "Choose a multiple."
+            )
+        data.train.steps(phase.batch_size)

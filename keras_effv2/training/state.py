@@ -1,0 +1,212 @@
+"""The state of a run: declared once, saved and restored from that declaration."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from keras_effv2 import files, layers
+from keras_effv2.training import checkpoints
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run is: all that a checkpoint holds beside the variables.
+
+    Attributes:
+        step: Optimizer steps done.
+        epoch: Epochs done.
+        epoch_step: Steps done of the epoch after them.
+        sums: Loss, hits and pictures of these steps.
+        history: A row for every epoch.
+        left_out: `[epoch, step of the epoch]` of the steps that a rollback leaves out.
+        best: Arrays of the weights of the lowest validation loss, with `patience`.
+        best_loss: That loss.
+        best_epoch: Epochs done when it was measured.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    epoch_step: int = 0
+    sums: list = dataclasses.field(default_factory=lambda: [0.0, 0.0, 0.0])
+    history: list = dataclasses.field(default_factory=list)
+    left_out: list = dataclasses.field(default_factory=list)
+    best: list = dataclasses.field(default_factory=list)
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+
+    def add(self, count, sums):
+        """Notes steps that are done."""
+        self.step, self.epoch_step = self.step + count, self.epoch_step + count
+        self.sums = np.add(self.sums, sums[:3], dtype="float64").tolist()
+
+    def last(self, count):
+        """`[epoch, step of the epoch]` of the last steps."""
+        return [[self.epoch, i] for i in range(self.epoch_step - count, self.epoch_step)]
+
+    def steps_of_call(self, steps, most, every):
+        """Steps that the next call makes: up to the next thing that is done between calls.
+
+        Args:
+            steps: Steps of the epoch.
+            most: Steps a call, at most.
+            every: Steps between checkpoints, or 0.
+        """
+        stops = [steps, self.epoch_step + most]
+        stops += [i for epoch, i in self.left_out if epoch == self.epoch and i > self.epoch_step]
+        if every:
+            stops.append(self.epoch_step + every - self.step % every)
+        return min(stops) - self.epoch_step
+
+    def close_epoch(self, row):
+        """Notes an epoch that is done."""
+        self.history.append(row)
+        self.epoch, self.epoch_step, self.sums = self.epoch + 1, 0, [0.0, 0.0, 0.0]
+
+    def keep_best(self, loss, weights):
+        """Notes the weights if their validation loss is the lowest so far."""
+        if loss < self.best_loss:
+            self.best = [weight.numpy() for weight in weights]
+            self.best_loss, self.best_epoch = float(loss), self.epoch
+
+    def means(self):
+        """Loss and accuracy of the epoch so far."""
+        loss, hits, pictures = self.sums
+        return {"loss": loss / max(1, pictures), "accuracy": hits / max(1, pictures)}
+
+
+def variables(model, optimizer, average, scaling):
+    """Name -> variable, of everything that training changes."""
+    seeds = [
+        layer.seed_generator.state.value
+        for layer in layers.walk(model)
+        if isinstance(getattr(layer, "seed_generator", None), keras.random.SeedGenerator)
+    ]
+    groups = {
+        "model": [v.value for v in model.variables],
+        "seed": seeds,
+        "optimizer": [v.value for v in optimizer.variables],
+        "ema": average,
+        "scaling": scaling,
+    }
+    return {f"{group}/{i}": v for group, own in groups.items() for i, v in enumerate(own)}
+
+
+def save(workdir, progress, named):
+    """Writes a checkpoint of a run: its progress, and its variables by their names."""
+    meta = {**vars(progress), "machine": _machine()}
+    best = {f"best/{i}": array for i, array in enumerate(meta.pop("best"))}
+    arrays = {name: variable.numpy() for name, variable in named.items()}
+    checkpoints.save(workdir / "checkpoints", progress.step, {**arrays, **best}, meta)
+
+
+def restore(workdir, named):
+    """Assigns the newest whole checkpoint to the variables; its `Progress`, or None."""
+    found = checkpoints.load_newest(workdir / "checkpoints")
+    if found is None:
+        return None
+    arrays, meta = found
+    count = sum(name.startswith("best/") for name in arrays)
+    meta["best"] = [arrays.pop(f"best/{i}") for i in range(count)]
+    if set(arrays) != set(named):
+        raise ValueError(
+            f"The checkpoint in {workdir} has {len(arrays)} variables, this run has "
+            f"{len(named)}: it is of another model. Choose another workdir."
+        )
+    for name, variable in named.items():
+        if tuple(variable.shape) != arrays[name].shape:
+            raise ValueError(
+                f"The checkpoint in {workdir} has {name} of shape {arrays[name].shape}, "
+                f"this model {tuple(variable.shape)}: choose another workdir."
+            )
+        variable.assign(arrays[name])
+    if meta["machine"] != _machine():
+        logging.warning("This run resumes on another machine setup: not bit for bit.")
+    return Progress(**{field.name: meta[field.name] for field in dataclasses.fields(Progress)})
+
+
+def newest_step(workdir):
+    """Step of the newest whole checkpoint, or None."""
+    found = checkpoints.load_newest(pathlib.Path(workdir, "checkpoints"))
+    return found and found[1]["step"]
+
+
+def describe(recipe, model, data):
+    """What a run is, as a dictionary that JSON can hold; another one cannot resume it."""
+    return {
+        **dataclasses.asdict(recipe),
+        "parameters": model.count_params(),
+        "classes": list(data.class_names),
+        "training pictures": len(data.train),
+        "training data": data.train.fingerprint(),
+    }
+
+
+def check_workdir(workdir, described, writes):
+    """Refuses a workdir with checkpoints of another run; records ours in a fresh one."""
+    path = workdir / "recipe.json"
+    ours = json.loads(json.dumps(described))
+    theirs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else ours
+    changed = [
+        f"{key}: {theirs.get(key)!r} -> {ours.get(key)!r}"
+        for key in sorted({*ours, *theirs})
+        if ours.get(key) != theirs.get(key)
+    ]
+    if changed and any((workdir / "checkpoints").glob("step-*.ckpt")):
+        raise ValueError(
+            f"{workdir} holds a run of another recipe; changed: {'; '.join(changed)}. "
+            "Use that recipe, model and data to resume it, or another workdir."
+        )
+    if writes and (changed or not path.exists()):
+        files.write_whole(path, json.dumps(ours, indent=2) + "\n")
+
+
+def check_workers(strategy, step):
+    """Refuses workers that found different checkpoints: they do not share the workdir."""
+    own = strategy.run(lambda: tf.constant(step))
+    total = int(strategy.reduce(tf.distribute.ReduceOp.SUM, own, axis=None))
+    if total != step * strategy.num_replicas_in_sync:
+        raise ValueError(
+            f"The workers found different checkpoints; this one step {step}. Give all of "
+            "them a workdir that they share."
+        )
+
+
+@contextlib.contextmanager
+def averaged(model, average):
+    """The model with the averaged weights, within the block; as it is if there are none."""
+    if not average:
+        yield
+        return
+    own = [w.numpy() for w in model.weights]
+    assign(model, average)
+    try:
+        yield
+    finally:
+        assign(model, own)
+
+
+def assign(model, values):
+    """Gives a model's weights other values."""
+    for weight, value in zip(model.weights, values, strict=True):
+        weight.assign(value)
+
+
+def _machine():
+    """What has to be equal for bit-for-bit equal results."""
+    return {
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""),
+        "threads": [
+            os.cpu_count(),
+            tf.config.threading.get_intra_op_parallelism_threads(),
+            tf.config.threading.get_inter_op_parallelism_threads(),
+        ],
+    }

@@ -1,0 +1,246 @@
+"""The compiled steps: losses, gradients, weights, moving averages; no file and no epoch."""
+
+import typing
+
+import numpy as np
+import tensorflow as tf
+
+from keras_effv2 import optimizers
+
+LARGEST_SCALE = 2.0**15
+_SCALE_STEPS = 2000  # without overflow, after which the scale doubles
+
+
+def cross_entropy(labels, logits, recipe):
+    """Loss of every picture.
+
+    Args:
+        labels: float32 `(batch, classes)`: one-hot, mixed, or several of 1.
+        logits: float32 `(batch, classes)`.
+        recipe: A `Recipe`: its loss and its label smoothing.
+
+    Returns:
+        float32 `(batch,)`.
+    """
+    classes = tf.cast(tf.shape(labels)[-1], tf.float32)
+    if recipe.loss == "sigmoid":
+        smooth = labels * (1 - recipe.label_smoothing) + 0.5 * recipe.label_smoothing
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(smooth, logits)
+        return tf.reduce_sum(losses, -1)
+    # several labels of one picture share its weight (arXiv 2104.00298, section 5.2)
+    labels = labels / tf.maximum(tf.reduce_sum(labels, -1, keepdims=True), 1e-6)
+    smooth = labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / classes
+    return tf.nn.softmax_cross_entropy_with_logits(smooth, logits)
+
+
+def _hits(labels, logits):
+    """Whether the best class is the label, or the heaviest of mixed ones, or one of several."""
+    said = tf.gather(labels, tf.argmax(logits, 1), batch_dims=1)
+    return (said > 0) & (said >= tf.reduce_max(labels, 1))
+
+
+class Sums(typing.NamedTuple):
+    """What a call of `TrainStep` gives: sums over its steps and all replicas."""
+
+    loss: float
+    hits: float
+    pictures: float
+    not_finite: float
+    asked: float  # workers that were asked to stop
+
+
+class TrainStep:
+    """Optimizer steps on the next batches, compiled once for all phases (on TPU once a size).
+
+    Args:
+        forward: Function of images that gives logits, as in training.
+        model: The model, for its variables and penalties.
+        optimizer: Its optimizer, built.
+        average: Variables of the moving average of `model.weights`, or none.
+        scaling: Variables of a float16 model's loss scale and of the steps since it changed, or none.
+        recipe: A `Recipe`.
+        strategy: A `tf.distribute.Strategy`.
+        steps_per_call: Steps a call, at most.
+        jit_compile: Whether XLA compiles the step; on one device only.
+
+    Call arguments:
+        iterator: Of batches `(images, labels)`, distributed.
+        count: Steps to make.
+        asked: Whether this process was asked to stop.
+    """
+
+    def __init__(
+        self,
+        forward,
+        model,
+        optimizer,
+        average,
+        scaling,
+        recipe,
+        strategy,
+        steps_per_call=1,
+        jit_compile=False,
+    ):
+        self.replicas = strategy.num_replicas_in_sync
+        if jit_compile and self.replicas > 1:
+            raise ValueError(
+                f"`jit_compile` works on one device; this strategy has {self.replicas} replicas."
+            )
+        self.forward, self.model, self.optimizer = forward, model, optimizer
+        self.average, self.scaling = average, scaling
+        self.recipe, self.strategy, self.steps_per_call = recipe, strategy, steps_per_call
+        self.l2 = recipe.weight_decay if recipe.optimizer == "rmsprop" else 0.0
+        self.decayed = [v for v in model.trainable_variables if optimizers.is_decayed(v)]
+        self.traces = 0
+        of_replica = self._of_replica
+        self._run = tf.function(of_replica, jit_compile=True) if jit_compile else of_replica
+        # an iterator of batches of unknown image size: one trace serves all phases but on TPU
+        self._steps = tf.function(self._some)
+
+    def __call__(self, iterator, count, asked):
+        sums = self._steps(iterator, tf.constant(count), tf.constant(float(asked)))
+        return Sums(*sums.numpy())
+
+    def _some(self, iterator, count, asked):
+        if self.steps_per_call == 1:
+            return self._one(*next(iterator), asked)
+        sums = tf.zeros(5)
+        for _ in tf.range(count):
+            sums += self._one(*next(iterator), asked)
+        return sums
+
+    def _one(self, images, labels, asked):
+        self.traces += 1  # runs while tracing only
+        before = tf.convert_to_tensor(self.optimizer.iterations.value)
+        sums = self.strategy.run(self._run, args=(images, labels, asked))
+        if self.average:
+            self._update_average(before)
+        sums = self.strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+        return self._update_scaling(sums) if self.scaling else sums
+
+    def _of_replica(self, images, labels, asked):
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            logits = tf.cast(self.forward(images), tf.float32)
+            losses = cross_entropy(labels, logits, self.recipe)
+            # over the global batch: gradients of the replicas add up to the whole's
+            loss = tf.reduce_mean(losses) / self.replicas
+            extra = tf.add_n(self.model.losses) if self.model.losses else 0.0
+            if self.l2:
+                extra += self.l2 * tf.add_n([tf.nn.l2_loss(v.value) for v in self.decayed])
+            total = loss + extra / self.replicas
+            if self.scaling:
+                total *= self.scaling[0]
+        gradients = tape.gradient(total, [v.value for v in variables])
+        # variables that the loss does not reach have none; the optimizer names them
+        reached = [i for i, gradient in enumerate(gradients) if gradient is not None]
+        adjusted = [tf.convert_to_tensor(gradients[i]) for i in reached]
+        if self.scaling:
+            adjusted = [gradient / self.scaling[0] for gradient in adjusted]
+        adjusted = self._clipped(adjusted)
+        finite = tf.math.is_finite(tf.linalg.global_norm(adjusted))
+        for i, gradient in zip(reached, adjusted, strict=True):
+            gradients[i] = gradient
+        self._apply(gradients, finite)
+        hits = _hits(labels, logits)
+        return tf.stack(
+            Sums(
+                loss=tf.reduce_sum(losses),
+                hits=tf.reduce_sum(tf.cast(hits, tf.float32)),
+                pictures=tf.cast(tf.size(losses), tf.float32),
+                not_finite=1.0 - tf.cast(finite, tf.float32),
+                asked=asked,
+            )
+        )
+
+    def _clipped(self, gradients):
+        """Clips the global gradient; Keras would clip each replica's share.
+
+        The optimizer adds the gradients of all replicas up. Where clipping needs the sum first, it
+        is made here and every replica hands on its N-th part.
+        """
+        if not self.recipe.clip:
+            return gradients
+        if self.replicas > 1:
+            context = tf.distribute.get_replica_context()
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        gradients, _ = tf.clip_by_global_norm(gradients, self.recipe.clip)
+        return [gradient / self.replicas for gradient in gradients]
+
+    def _apply(self, gradients, finite):
+        """Updates the weights; not by gradients that left float16's range on any replica."""
+        variables = self.model.trainable_variables
+        if not self.scaling:
+            self.optimizer.apply(gradients, variables)
+            return
+
+        def update(strategy, gradients, overflown):
+            def skip():
+                self.optimizer.iterations.assign_add(1)
+
+            def apply():
+                strategy.extended.call_for_each_replica(
+                    self.optimizer.apply, args=(gradients, variables)
+                )
+
+            overflown = strategy.reduce(tf.distribute.ReduceOp.SUM, overflown, axis=None)
+            tf.cond(overflown > 0, skip, apply)
+
+        # the condition is where the replicas meet: they cannot meet within one of their own
+        overflown = 1.0 - tf.cast(finite, tf.float32)
+        tf.distribute.get_replica_context().merge_call(update, args=(gradients, overflown))
+
+    def _update_scaling(self, sums):
+        """Halves the loss scale after an overflow and doubles it after many steps without.
+
+        Micikevicius et al. 2018, arXiv 1710.03740. An overflow is a failure only at scale 1.
+        """
+        scale, calm = self.scaling
+        overflown = sums[3] > 0
+        calm.assign(tf.where(overflown, 0.0, calm + 1))
+        grown = tf.where(calm % _SCALE_STEPS == 0, scale * 2, scale)
+        failed = overflown & (scale <= 1)
+        scale.assign(tf.clip_by_value(tf.where(overflown, scale / 2, grown), 1, LARGEST_SCALE))
+        return tf.concat([sums[:3], [tf.cast(failed, tf.float32)], sums[4:]], 0)
+
+    def _update_average(self, step):
+        decay = optimizers.ema_decay(self.recipe.ema, step)
+
+        def update(average, value):
+            if not average.dtype.is_floating:
+                return average.assign(value)
+            return average.assign_sub((1.0 - tf.cast(decay, average.dtype)) * (average - value))
+
+        for average, weight in zip(self.average, self.model.weights, strict=True):
+            self.strategy.extended.update(average, update, args=(weight.value,))
+
+
+class EvalStep:
+    """Loss and top-1 of batches in which some pictures are filling.
+
+    Args:
+        logits: The model without its last activation.
+        recipe: A `Recipe`: its loss and its label smoothing.
+        strategy: A `tf.distribute.Strategy`.
+
+    Call arguments:
+        batches: Distributed data set of `(images, labels, mask)`.
+    """
+
+    def __init__(self, logits, recipe, strategy):
+        self.logits, self.recipe, self.strategy = logits, recipe, strategy
+        self._step = tf.function(self._one)
+
+    def __call__(self, batches):
+        loss, hits, pictures = sum((self._step(*batch).numpy() for batch in batches), np.zeros(3))
+        return float(loss / pictures), float(hits / pictures)
+
+    def _one(self, *batch):
+        sums = self.strategy.run(self._of_replica, args=batch)
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+
+    def _of_replica(self, images, labels, mask):
+        logits = tf.cast(self.logits(images, training=False), tf.float32)
+        losses = cross_entropy(labels, logits, self.recipe) * mask
+        hits = tf.cast(_hits(labels, logits), tf.float32) * mask
+        return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(hits), tf.reduce_sum(mask)])

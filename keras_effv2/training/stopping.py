@@ -1,0 +1,66 @@
+"""When a training ends: signals, patience, a loss that is not finite."""
+
+import signal
+import threading
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from keras_effv2.training.step import cross_entropy
+
+TERMINATED = 143  # exit code after SIGTERM with a checkpoint saved
+
+
+class Signals:
+    """Notes SIGTERM and Ctrl-C within its block, so that the loop can save before it leaves."""
+
+    NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self):
+        self.asked = 0  # the signal
+        self._before = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in self.NUMBERS}
+        return self
+
+    def _ask(self, number, _):
+        if self.asked == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.asked = number
+
+    def leave(self, step):
+        """Raises what the signal means, after the checkpoint of that step was saved."""
+        logging.warning("Stopped at step %d; the checkpoint is saved: run it again to go on.", step)
+        if self.asked == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(TERMINATED)
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class NotFinite(FloatingPointError):
+    """A loss, or its gradient, that is not finite.
+
+    Attributes:
+        left_out: `[epoch, step of the epoch]` of every step of the call that broke.
+    """
+
+    def __init__(self, message, left_out):
+        super().__init__(message)
+        self.left_out = left_out
+
+
+def is_over(losses, patience):
+    """Whether the lowest of the epochs' losses is `patience` epochs old; 0: never."""
+    losses = np.nan_to_num(losses, nan=np.inf)
+    return len(losses) > 0 and len(losses) - 1 - int(np.argmin(losses)) >= patience > 0
+
+
+def loss_of_nothing(recipe, classes):
+    """The loss of equal logits."""
+    return float(cross_entropy(tf.one_hot([0], classes), tf.zeros((1, classes)), recipe)[0])

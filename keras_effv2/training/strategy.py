@@ -1,0 +1,132 @@
+"""Which devices train, and how a model gets there."""
+
+import contextlib
+
+import keras
+import tensorflow as tf
+
+from keras_effv2 import graph, layers
+
+STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
+
+
+def make_strategy(name, tpu="local"):
+    """Makes a `tf.distribute.Strategy` from its name; a strategy is returned as it is.
+
+    Args:
+        name: One of `STRATEGIES`; `"multiworker"` has to be made before anything else uses
+            TensorFlow.
+        tpu: Name of the TPU for the resolver.
+
+    Raises:
+        ValueError: If the name is unknown.
+        RuntimeError: If the workers or the TPU cannot be reached.
+
+    Example:
+
+    >>> make_strategy("one").num_replicas_in_sync
+    1
+    """
+    if isinstance(name, tf.distribute.Strategy):
+        return name
+    if name not in STRATEGIES:
+        raise ValueError(f"`strategy` is one of {', '.join(STRATEGIES)}. Received: {name!r}.")
+    if name == "multiworker":
+        try:  # before anything else asks TensorFlow for its devices
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"The workers cannot be joined: {error}. Make the strategy before anything else "
+                "uses TensorFlow: strategy = make_strategy('multiworker')."
+            ) from error
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "auto":
+        name = "mirrored" if len(gpus) > 1 else "one"
+    if name == "one":
+        return tf.distribute.get_strategy()
+    if name == "mirrored":
+        devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
+        return tf.distribute.MirroredStrategy(devices)
+    return _tpu(tpu)
+
+
+def _tpu(name):
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (tf.errors.OpError, OSError, ValueError, RuntimeError) as error:
+        raise RuntimeError(
+            f"The TPU {name!r} cannot be used: {str(error).splitlines()[0]} TPUs need the package "
+            "tensorflow-tpu (up to 2.20) on a TPU machine."
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def is_chief(strategy):
+    """Whether this process writes the files; the only one, or the first of the workers."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    if resolver is None or not resolver.task_type:
+        return True
+    chief = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
+    return resolver.task_type == chief and resolver.task_id == 0
+
+
+def is_late(strategy):
+    """Whether the strategy has to be there before the model."""
+    return is_tpu(strategy) or has_workers(strategy)
+
+
+def has_workers(strategy):
+    """Whether several processes train together."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def is_tpu(strategy):
+    """Whether every shape is compiled for itself."""
+    return isinstance(strategy, tf.distribute.TPUStrategy)
+
+
+def place(model, recipe, strategy):
+    """The model to train, built in the strategy's scope, of dynamic size.
+
+    Args:
+        model: A `keras.Model`, or a function without arguments that builds one.
+        recipe: A `Recipe`; its precision has to be the model's, or float32.
+        strategy: A `tf.distribute.Strategy`.
+    """
+    late = is_late(strategy)
+    built = isinstance(model, keras.Model)
+    if built and late:
+        raise ValueError(
+            "A model that exists before a multi-worker or TPU strategy cannot be used: pass a "
+            "function without arguments that builds it."
+        )
+    with strategy.scope(), _policy(recipe.precision):
+        own = model if built else model()
+        has = policies(own)
+        if recipe.precision not in {"float32", *has}:
+            raise ValueError(
+                f"The recipe trains in {recipe.precision}, but model {own.name!r} was built in "
+                f"{', '.join(sorted(has))}. Train it as it is, dataclasses.replace(recipe, "
+                'precision="float32") (effv2 train --recipe.precision=float32), or build it after '
+                f"keras.config.set_dtype_policy({recipe.precision!r})."
+            )
+        stays = strategy.num_replicas_in_sync == 1 if built else True
+        return own if stays and graph.is_dynamic(own) else graph.dynamic_clone(own)
+
+
+def policies(model):
+    """Names of the dtype policies that a model's layers have."""
+    return {layer.dtype_policy.name for layer in layers.walk(model)}
+
+
+@contextlib.contextmanager
+def _policy(name):
+    before = keras.config.dtype_policy()
+    if name != "float32":
+        keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
