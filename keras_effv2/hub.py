@@ -82,7 +82,7 @@ class HubLayer(keras.layers.Layer):
         if learned and getattr(loaded, "regularization_losses", None):
             # not add_loss: replicas that wait for each other in `call` would mix their losses
             first = owned[id(trainable_variables[0])]
-            first.regularizer = lambda _: tf.add_n([loss() for loss in self.regularization_losses])
+            first.regularizer = _Penalties(self)
         self.built = True
 
     def _own(self, variable, trainable):
@@ -141,6 +141,16 @@ class HubLayer(keras.layers.Layer):
                 f"trust it, call keras_effv2.HubLayer.trusted.add({handle!r}) and load it again."
             )
         return super().from_config(config)
+
+
+class _Penalties(keras.regularizers.Regularizer):
+    """The SavedModel's own penalties on what trains, as the regulariser of one of its variables."""
+
+    def __init__(self, layer):
+        self._layer = layer
+
+    def __call__(self, _):
+        return tf.add_n([loss() for loss in self._layer.regularization_losses])
 
 
 class _Hidden:
