@@ -1,9 +1,13 @@
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+# what touches Keras and TensorFlow most, in about three minutes
+QUICK := $(addprefix tests/test_,compatibility.py graph.py hub.py layers_backend.py \
+	layers_batch_normalization.py layers_convolution.py layers_dropout.py models.py \
+	rematerialization.py weights_loading.py)
 
-.PHONY: help demo test slow check clean
+.PHONY: help demo test slow floor check clean
 
 help:             ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## */\t/'
@@ -11,7 +15,7 @@ help:             ## this list
 $(VENV)/.installed: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install --quiet $(addprefix -c ,$(CONSTRAINTS)) -e '.[dev]'
 	touch $@
 
 demo: $(VENV)/.installed   ## train, evaluate, export, reload and predict on embedded digits
@@ -24,6 +28,10 @@ test: $(VENV)/.installed   ## the default tests, two files at a time
 slow: $(VENV)/.installed   ## the slow tests
 	$(BIN)/python -m pytest -q -m slow --durations=8
 
+floor:            ## the quick tests with the lowest Keras and TensorFlow that pyproject.toml promises
+	$(MAKE) VENV=.venv-floor CONSTRAINTS=tests/floor.txt .venv-floor/.installed
+	.venv-floor/bin/python -m pytest -q -n 2 --dist loadfile $(QUICK)
+
 check: $(VENV)/.installed  ## format, lint, types and the default tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -31,4 +39,4 @@ check: $(VENV)/.installed  ## format, lint, types and the default tests
 	$(MAKE) test
 
 clean:            ## remove what make made
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) .venv-floor runs build *.egg-info
