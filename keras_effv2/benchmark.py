@@ -87,7 +87,7 @@ def _keras_peer(name, image_size, batch_size):
 
 
 def _timm_peer(name, image_size, batch_size):
-    """timm in PyTorch; compiled and channels last where there is a GPU, eager on a CPU."""
+    """Timm in PyTorch; compiled and channels last where there is a GPU, eager on a CPU."""
     if importlib.util.find_spec("timm") is None:
         raise ValueError("The peer timm is not installed: pip install timm torch.")
     if "tensorflow" in sys.modules and "torch" not in sys.modules:

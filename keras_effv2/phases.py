@@ -7,7 +7,6 @@ regularisation strengths, interpolated from the first to the last.
 import dataclasses
 import inspect
 
-
 Pair = tuple[float, float] | float  # first and last value, or one for all phases
 
 

@@ -117,3 +117,22 @@ def test_links_in_hdf5_are_refused(tmp_path):
         file["layers/a"] = h5py.ExternalLink("/etc/passwd", "/")
     with pytest.raises(ValueError, match="refused"):
         weights.read(str(tmp_path / "x.weights.h5"))
+
+
+def test_small_files_that_declare_gigabytes_are_refused(tmp_path):
+    path = tmp_path / "x.weights.h5"
+    with h5py.File(path, "w") as file:
+        variables = file.create_group("layers/dense/vars")
+        variables.create_dataset("0", (30_000, 30_000), "float32", chunks=True)  # nothing written
+    with pytest.raises(ValueError, match="bytes and unpacks to 3600000000; refused"):
+        weights.read(path)
+
+
+def test_circles_in_hdf5_are_refused(tmp_path):
+    path = tmp_path / "x.weights.h5"
+    with h5py.File(path, "w") as file:
+        inner = file.create_group("layers/a")
+        for i in range(8):
+            inner[f"again{i}"] = file["layers"]
+    with pytest.raises(ValueError, match="holds the group .* twice; refused"):
+        weights.read(path)

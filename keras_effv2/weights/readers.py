@@ -68,7 +68,7 @@ def read(path):
     with open(path, "rb") as file:
         start = file.read(8)
     if start == b"\x89HDF\r\n\x1a\n":
-        return _read_hdf5(path, path)
+        return _read_hdf5(path, os.path.getsize(path), path)
     if start.startswith(b"PK"):
         return _read_keras_archive(path)
     if start.startswith(b"\x1f\x8b"):
@@ -82,12 +82,12 @@ def read(path):
     )
 
 
-def _read_hdf5(file, origin):
+def _read_hdf5(file, size, origin):
     import h5py
 
     try:
         with h5py.File(file, "r") as root:
-            _refuse_links(root, origin)
+            _check_content(root, size, origin)
             if "layer_names" in root.attrs or "model_weights" in root:
                 return _read_legacy(root.get("model_weights", root), origin)
             if "layers" in root:
@@ -102,18 +102,32 @@ def _read_hdf5(file, origin):
     )
 
 
-def _refuse_links(group, origin):
+_MOST_UNPACKED = 100  # times the size of the file; weights compress to half, zeros to a thousandth
+
+
+def _check_content(root, size, origin):
+    """Refuses links, circles and arrays far larger than their file, before any of it is read."""
     import h5py
 
-    for name in group:
-        link = group.get(name, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"{origin} links to other data at {group.name}/{name}; refused.")
-        child = group[name]
-        if isinstance(child, h5py.Group):
-            _refuse_links(child, origin)
-        elif child.external or child.is_virtual:
-            raise ValueError(f"{origin} refers to other files at {child.name}; refused.")
+    seen, declared, groups = set(), 0, [root]
+    while groups:
+        group = groups.pop()
+        address = h5py.h5o.get_info(group.id).addr
+        if address in seen:
+            raise ValueError(f"{origin} holds the group {group.name} twice; refused.")
+        seen.add(address)
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"{origin} links to other data at {group.name}/{name}; refused.")
+            child = group[name]
+            if isinstance(child, h5py.Group):
+                groups.append(child)
+            elif child.external or child.is_virtual:
+                raise ValueError(f"{origin} refers to other files at {child.name}; refused.")
+            else:
+                declared += child.nbytes
+    if declared > _MOST_UNPACKED * size:
+        raise ValueError(f"{origin} has {size} bytes and unpacks to {declared}; refused.")
 
 
 def _read_legacy(root, origin):
@@ -171,9 +185,10 @@ def _read_keras_archive(path):
     try:
         with zipfile.ZipFile(path) as archive:
             info = archive.getinfo("model.weights.h5")
-            if info.file_size > 100 * max(1, info.compress_size) or info.file_size > 1 << 34:
+            too_large = info.file_size > _MOST_UNPACKED * max(1, info.compress_size)
+            if too_large or info.file_size > 1 << 34:
                 raise ValueError(f"{path} unpacks to {info.file_size} bytes; refused.")
-            return _read_hdf5(io.BytesIO(archive.read(info)), path)
+            return _read_hdf5(io.BytesIO(archive.read(info)), info.file_size, path)
     except (zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise ValueError(
             f"{path} is not a whole .keras file ({error}). It may be cut off: get it again."
