@@ -26,13 +26,10 @@ def main(args):
         model = keras.models.load_model(args.model_file)
     else:
         model = getattr(kev, args.model)(weights=None if args.smoke else args.weights)
-    contract = kev.layers.find_pixels(model)
-    picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype="uint8")
-    if not args.smoke:
-        picture = kev.imagenet.read_image(args.photo)
-    image = kev.imagenet.prepare(picture, contract.image_size, contract.crop, contract.resize)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype="uint8")
+    image = kev.prepare_image(model, noise if args.smoke else args.photo)
     scores = model.predict(image[None], verbose=0)[0]
-    names = contract.class_names or [name for _, name in kev.imagenet.labels(len(scores))]
+    names = kev.class_names(model)
     best = names[scores.argmax()]
     heats = {f"Grad-CAM: {best}": gradcam(model, image[None])[0]}
     if any(type(layer).__name__ == "RelativeAttention" for layer in model.layers):

@@ -27,11 +27,8 @@ def main(args):
     output = f"{tempfile.mkdtemp()}/hub" if args.smoke else args.output
     print(kev.export_hub(model, output))
 
-    contract = kev.layers.find_pixels(model)
-    picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype="uint8")
-    if not args.smoke:
-        picture = kev.imagenet.read_image(args.photo)
-    image = kev.imagenet.prepare(picture, contract.image_size, contract.crop, contract.resize)[None]
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype="uint8")
+    image = kev.prepare_image(model, noise if args.smoke else args.photo)[None]
 
     live = model.predict(image, verbose=0)  # probabilities; pixels 0..255
     plain = tf.saved_model.load(output)  # logits; 0..1, needs nothing but TensorFlow

@@ -19,16 +19,11 @@ parser.add_argument("--smoke", action="store_true", help="noise and random weigh
 
 def main(args):
     model = getattr(kev, args.model)(weights=None if args.smoke else args.weights)
-    contract = kev.layers.find_pixels(model)
-    if args.smoke:
-        picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype="uint8")
-    else:
-        picture = kev.imagenet.read_image(args.photo)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype="uint8")
     # cut and scaled as the weights were trained; the model takes 0..255 and normalises itself
-    pixels = kev.imagenet.prepare(picture, contract.image_size, contract.crop, contract.resize)
-    for _, name, score in kev.imagenet.decode_predictions(model.predict(pixels[None], verbose=0))[
-        0
-    ]:
+    image = kev.prepare_image(model, noise if args.smoke else args.photo)
+    scores = model.predict(image[None], verbose=0)
+    for _, name, score in kev.imagenet.decode_predictions(scores)[0]:
         print(f"{score:6.1%}  {name}")
 
 

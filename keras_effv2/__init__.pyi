@@ -14,6 +14,8 @@ from .exporting import export_hub as export_hub
 from .finetuning import finetune as finetune
 from .finetuning import freeze as freeze
 from .hub import HubLayer as HubLayer
+from .imagenet import class_names as class_names
+from .imagenet import prepare_image as prepare_image
 from .models import coatnet as coatnet
 from .models import efficientnet_v2 as efficientnet_v2
 from .models.coatnet import CoAtNet0 as CoAtNet0

@@ -9,6 +9,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from keras_effv2 import layers
+
 GREY = 128  # what geometric operations uncover
 
 
@@ -499,7 +501,7 @@ def preview(split, phases, path, columns=8, seed=0, augment=None):
             cutmix=phase.cutmix or 0.0,
         )
         batches = split.train_batches(
-            image_size=phase.image_size or 224,
+            image_size=phase.image_size or layers.SIDE,
             batch_size=columns,
             seed=seed,
             epoch=0,

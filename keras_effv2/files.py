@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import pathlib
+import stat
 import tarfile
 import zlib
 
@@ -40,6 +41,24 @@ def local(path, what):
             "bucket."
         )
     return pathlib.Path(text)
+
+
+def open_regular(path):
+    """Opens a user's file to read bytes; a pipe or a device, which may never end, is refused.
+
+    Args:
+        path: A path; `~` and `$NAME` are replaced.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no regular file.
+    """
+    path = expand(path)
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise ValueError(f"{path} is {what}, not a file. Give a file.")
+    return open(path, "rb")
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_effv2.layers.pixels import check_preprocessing, find_pixels, walk
+from keras_effv2.layers.pixels import SIDE, check_preprocessing, find_pixels, walk
 
 
 def side_of(model, image_size=None):
@@ -14,7 +14,7 @@ def side_of(model, image_size=None):
     Args:
         model: A `keras.Model` of pictures `(side, side, 3)`.
         image_size: The side that is wished; None takes the model's: that of its input, else that of
-            its contract, else 224.
+            its contract, else `layers.SIDE`.
 
     Raises:
         ValueError: If the model does not take such pictures.
@@ -32,7 +32,7 @@ def side_of(model, image_size=None):
         )
     check_preprocessing(model)
     pixels = find_pixels(model)
-    side = image_size or shape[1] or (pixels and pixels.image_size) or 224
+    side = image_size or shape[1] or (pixels and pixels.image_size) or SIDE
     if side % side_multiple(model):
         raise ValueError(
             f"Model {model.name!r} takes sides that are multiples of {side_multiple(model)} pixels. "

@@ -1,26 +1,21 @@
-"""ImageNet's side of a model: pixels in, names out, and how a photo becomes an input.
+"""ImageNet's side of a model: pixels in, names out.
 
 The labels are facts from WordNet and google/automl's class order; they ship with the package, so
 nothing here needs a network.
 """
 
-import contextlib
 import functools
 import gzip
 import importlib.resources
-import io
-import struct
-import threading
-import warnings
+import os
 
+import keras
 import numpy as np
 
-from keras_effv2 import layers
+from keras_effv2 import graph, layers
+from keras_effv2.photos import prepare, read_image
 
 LABELS = {1000: "imagenet1k.tsv.gz", 21843: "imagenet21k.tsv.gz"}
-
-# A photo with more pixels than this is taken for an attack or an accident.
-MAX_PIXELS = 178_000_000  # from here on Pillow refuses, too
 
 
 def preprocess_input(x, data_format=None, *, model=None):
@@ -119,149 +114,83 @@ def decode_predictions(preds, top=5):
     ]
 
 
-# ------------------------------------------------------------------------------ photos to inputs
+# ------------------------------------------------------------------------- what a model wants, says
 
 
-def read_image(source):
-    """Reads a picture as people see it: rotated by its EXIF tag, in RGB, its first frame.
+def prepare_image(
+    model: keras.Model,
+    picture: str | bytes | os.PathLike | np.ndarray,
+    image_size: int | None = None,
+) -> np.ndarray:
+    """Prepares a picture as a model wants it: read as people see it, cut, resized.
 
-    JPEG, PNG, GIF, BMP, WebP and whatever else Pillow reads; grey, palette and CMYK pictures are
-    converted, transparency is laid over white.
+    What the model carries decides: the crop, the interpolation and the side in pixels. Pixels stay
+    0..255, which the model normalises itself.
 
     Args:
-        source: Path, or the bytes of a file.
+        model: A model of pictures `(side, side, 3)` that normalises them itself.
+        picture: Path, the bytes of a file, or an array `(height, width, 3)` of 0..255.
+        image_size: Side in pixels; None: that at which the model was evaluated, else 224.
 
     Returns:
-        uint8 array `(height, width, 3)`.
+        float32 array `(image_size, image_size, 3)`, for `model.predict(image[None])`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no picture, is damaged or has more than 178 megapixels.
+        ValueError: If the picture cannot be read or is no such array, or the model takes no such
+            pictures, or not of that side.
+
+    Example:
+
+    >>> import keras_effv2 as kev
+    >>> model = kev.EfficientNetV2B0(weights=None)
+    >>> prepare_image(model, np.zeros((30, 40, 3), "uint8")).shape
+    (224, 224, 3)
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    name = "The picture" if isinstance(source, bytes) else f"{source}"
-    try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
-    except IsADirectoryError:
-        raise ValueError(f"{name} is a folder, not a picture.") from None
-    with file:
-        try:
-            with open_picture(file) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ValueError(
-                        f"{name} has {image.width}x{image.height} pixels, more than "
-                        f"{MAX_PIXELS // 10**6} megapixels. Scale it down first."
-                    )
-                image.load()
-                with contextlib.suppress(*DAMAGE):  # an Exif block that cannot be read says nothing
-                    image = ImageOps.exif_transpose(image)
-                if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                    image = image.convert("RGBA")
-                    white = Image.new("RGBA", image.size, "white")
-                    image = Image.alpha_composite(white, image)
-                elif image.mode.startswith("I;16") or image.mode in ("I", "F"):
-                    grey = np.asarray(image, "float32")
-                    grey = grey / (257.0 if grey.max() > 255 else 1.0)
-                    image = Image.fromarray(grey.clip(0, 255).astype("uint8"))
-                return np.asarray(image.convert("RGB"))
-        except UnidentifiedImageError:
-            raise ValueError(f"{name} is not a picture in a format that Pillow reads.") from None
-        except Image.DecompressionBombError:
-            raise ValueError(
-                f"{name} has more than {MAX_PIXELS // 10**6} megapixels. Scale it down first."
-            ) from None
-        except DAMAGE as error:
-            raise ValueError(f"{name} is damaged: {error}.") from None
+    if isinstance(picture, (str, bytes, os.PathLike)):
+        picture = read_image(picture)
+    picture = np.asarray(picture)
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype.kind not in "uif":
+        raise ValueError(
+            "`picture` is a path, the bytes of a file, or an array (height, width, 3) of 0..255. "
+            f"Received: {picture.dtype} {picture.shape}."
+        )
+    pixels = layers.find_pixels(model)
+    geometry = (pixels.crop, pixels.resize) if pixels is not None else ()
+    return prepare(picture, graph.side_of(model, image_size), *geometry)
 
 
-# what Pillow raises for damaged files, but for ValueError
-DAMAGE = (
-    OSError,
-    SyntaxError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    IndexError,
-    KeyError,
-    TypeError,
-    ZeroDivisionError,
-)
-_WARNINGS = threading.Lock()  # what is warned of is one setting for all threads
-
-
-def open_picture(file):
-    """`PIL.Image.open` without its warning of large pictures: ours are checked against a limit."""
-    from PIL import Image
-
-    with _WARNINGS, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(file)
-
-
-def prepare(image, image_size, crop="none", resize="bilinear"):
-    """Cuts and resizes a picture the way a checkpoint was evaluated.
+def class_names(model: keras.Model) -> list[str]:
+    """The names of a model's outputs.
 
     Args:
-        image: Array `(height, width, 3)`, 0..255.
-        image_size: Side of the result in pixels.
-        crop: `"none"`: the whole picture is squeezed into a square. `"automl"`: a centre square
-            of side `int(image_size / (image_size + 32) * min(height, width))`.
-        resize: `"bilinear"`, half-pixel centres without antialiasing as `tf.image.resize`; or
-            `"bicubic"`, TF1's `resize_bicubic` (corner-aligned at zero, a = -0.75), with which
-            the B variants were trained.
+        model: A classifier.
 
     Returns:
-        float32 array `(image_size, image_size, 3)`, 0..255.
+        A list: the names that the model carries, else ImageNet's for 1,000 or 21,843 outputs, else
+        `class 0`, `class 1`, ...
 
-    Raises:
-        ValueError: If `crop` or `resize` is unknown.
+    Example:
 
-    Source: google/automl efficientnetv2 `preprocessing.py` and `preprocess_legacy.py`.
+    >>> import keras_effv2 as kev
+    >>> class_names(kev.EfficientNetV2B0(weights=None, classes=2))
+    ['class 0', 'class 1']
     """
-    if crop not in ("none", "automl") or resize not in _RESIZERS:
-        raise ValueError(
-            "`crop` is 'none' or 'automl', `resize` is 'bilinear' or 'bicubic'. Received: "
-            f"crop={crop!r}, resize={resize!r}."
-        )
-    top, left, height, width = crop_box(*image.shape[:2], image_size, crop)
-    image = np.asarray(image[top : top + height, left : left + width], "float32")
-    rows = _RESIZERS[resize](height, image_size)
-    columns = _RESIZERS[resize](width, image_size)
-    image = np.einsum("th,hwc->twc", rows, image, optimize=True)
-    image = np.einsum("tw,hwc->htc", columns, image, optimize=True)
-    return image.clip(0, 255)
+    classes, pixels = model.output_shape[-1], layers.find_pixels(model)
+    if pixels is not None and pixels.class_names:
+        return list(pixels.class_names)
+    if classes in LABELS:
+        return [name for _, name in labels(classes)]
+    return [f"class {i}" for i in range(classes)]
 
 
-def crop_box(height, width, image_size, crop):
-    """The part of a picture that a model evaluates: `(top, left, height, width)` in pixels."""
-    if crop == "none":
-        return 0, 0, height, width
-    side = max(1, int(image_size / (image_size + 32) * min(height, width)))
-    return (height - side) // 2, (width - side) // 2, side, side
-
-
-def _bilinear(source, target):
-    """Matrix `(target, source)` of half-pixel bilinear interpolation."""
-    position = ((np.arange(target) + 0.5) * source / target - 0.5).clip(0, source - 1)
-    distance = np.abs(position[:, None] - np.arange(source)[None])
-    return np.maximum(1 - distance, 0).astype("float32")
-
-
-def _legacy_bicubic(source, target):
-    """Matrix `(target, source)` of TF1's bicubic interpolation: no half-pixel offset, a = -0.75."""
-    position = np.arange(target) * (source / target)
-    first = np.floor(position).astype(int)
-    matrix = np.zeros((target, source), "float32")
-    for tap in range(-1, 3):
-        distance = np.abs(position - (first + tap))
-        weight = np.where(
-            distance <= 1,
-            (1.25 * distance - 2.25) * distance**2 + 1,
-            -0.75 * distance**3 + 3.75 * distance**2 - 6 * distance + 3,
-        )
-        np.add.at(matrix, (np.arange(target), (first + tap).clip(0, source - 1)), weight)
-    return matrix
-
-
-_RESIZERS = {"bilinear": _bilinear, "bicubic": _legacy_bicubic}
+__all__ = [
+    "LABELS",
+    "class_names",
+    "decode_predictions",
+    "labels",
+    "prepare",
+    "prepare_image",
+    "preprocess_input",
+    "read_image",
+]

@@ -116,15 +116,20 @@ class ProgressiveLearning(keras.callbacks.Callback):
         """Epochs of all phases: what `fit` is to be told."""
         return self.phases[-1].stop_epoch
 
-    def dataset(self, images_and_labels, batch_size, augment=None):
+    def dataset(self, images_and_labels, batch_size, augment=None, *, steps=None, classes=None):
         """Makes the training data for `fit`: every epoch in the size of its phase.
 
         Args:
-            images_and_labels: A training split of `keras_effv2.data`, or `(images, labels)`:
-                uint8 `(n, h, w, 3)` and integers `(n,)`. Phases that do not schedule the image
-                size take that of the pictures, `min(h, w)`.
+            images_and_labels: A training split of `keras_effv2.data`; `(images, labels)`: uint8
+                `(n, h, w, 3)` or file names, and integers `(n,)`; or a `tf.data.Dataset` of
+                (image, label) or of TFDS's dictionaries, single or in batches, of pixels 0..255,
+                which shuffles itself. Phases that do not schedule the image size take that of the
+                pictures, `min(h, w)`.
             batch_size: Images a step, for phases that do not schedule it.
             augment: An `Augment` of what the phases do not schedule: crops, flip, erasing.
+            steps: Steps an epoch of a `tf.data.Dataset`; None: of all its pictures, which are
+                counted where it does not know.
+            classes: Number of classes; None: as the labels, or the dataset's `class_names`, have.
 
         Returns:
             A `tf.data.Dataset` of images uint8 and one-hot labels, for `fit(..., shuffle=False)`:
@@ -135,23 +140,12 @@ class ProgressiveLearning(keras.callbacks.Callback):
                 make epochs of different numbers of steps:
                 `fit` would cut all epochs to the first one's. `keras_effv2.train` does not.
         """
-        import numpy as np
         import tensorflow as tf
 
         from keras_effv2.augment import Augment
-        from keras_effv2.data import Split
+        from keras_effv2.data.streams import labelled
 
-        split = images_and_labels
-        if not isinstance(split, Split):
-            images, labels = (np.asarray(array) for array in split)
-            if images.dtype != np.uint8 or images.shape[3:] != (3,) or labels.size != len(images):
-                raise ValueError(
-                    "Training takes pixels 0..255, uint8 (n, height, width, 3), and one "
-                    f"integer a picture. Received: {images.dtype} {images.shape} and labels "
-                    f"{labels.shape}. Scale pictures in 0..1 by 255 and cast them."
-                )
-            names = [str(i) for i in range(int(labels.max()) + 1)]
-            split = Split(names, labels.reshape(-1), images)
+        split = labelled(images_and_labels, steps, classes)
         self._has_data = True
         own = any(phase.image_size is None for phase in self.phases)
         phases = resolved(self.phases, split.typical_side() if own else None, batch_size)

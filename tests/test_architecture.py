@@ -18,6 +18,7 @@ PACKAGE = pathlib.Path(keras_effv2.__file__).parent
 ROOMS = (
     {"version", "registration"},
     {"files", "phases"},
+    {"photos"},
     {"variants"},
     {"space"},
     {"layers"},
@@ -43,16 +44,12 @@ TABLES = {"augment", "recipes"}  # a list of operations, and of recipes with the
 TOO_LONG = {
     "benchmark",
     "cli",
-    "data",
-    "data.Split",
     "finetuning.finetune",
     "models.application.build",
 }
 UNTYPED = {
     "HubLayer",
     "ProgressiveLearning",
-    "data.Split",
-    "data.load",
     "efficientnet_v2.build",
     "coatnet.build",
     "evaluate",

@@ -17,9 +17,11 @@ import pytest
 import tensorflow as tf
 from compatibility_runs import RUNS, cpu
 from conftest import tiny_coatnet_row, tiny_efficientnet_row
+from made_pictures import encoded, noise
 
 import keras_effv2 as kev
 from keras_effv2.models import coatnet, efficientnet_v2
+from keras_effv2.training import state
 
 ARCHIVE = pathlib.Path(__file__).parent / "data" / "compatibility" / "9ffd7d8.tar.xz"
 NAMES = ("red", "green", "blue", "grey")
@@ -118,3 +120,21 @@ def test_stopped_run(name, written, tmp_path):
         )
     losses, wanted = ([row["loss"] for row in m["history"]] for m in (meta, then))
     np.testing.assert_allclose(losses, wanted, rtol=tolerance)
+
+
+def test_a_run_on_files_is_known_by_their_names(tmp_path):
+    """9ffd7d8 hashed labels and names of files, not yet their contents."""
+    files = [tmp_path / f"{name}.png" for name in "ab"]
+    for i, file in enumerate(files):
+        file.write_bytes(encoded(noise(i)))
+    split = kev.data.Split(NAMES, [0, 1], files)
+    names = hashlib.sha256(np.array([0, 1], "int64").tobytes() + b"a.png\0b.png").hexdigest()[:16]
+    workdir = tmp_path / "run"
+    (workdir / "checkpoints").mkdir(parents=True)
+    (workdir / "checkpoints" / "step-000000001.ckpt").touch()
+    (workdir / "recipe.json").write_text(json.dumps({"training data": names}))
+    described = {"training data": split.fingerprint()}
+    state.check_workdir(workdir, described, writes=True)
+    other = {"training data": kev.data.Split(NAMES, [1, 0], files).fingerprint()}
+    with pytest.raises(ValueError, match="changed: training data"):
+        state.check_workdir(workdir, other, writes=True)

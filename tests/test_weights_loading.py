@@ -13,7 +13,7 @@ from checkpoint_files import drop_names, write_automl
 from conftest import tiny_efficientnet_row
 
 import keras_effv2 as kev
-from keras_effv2 import evaluation, imagenet, layers, weights
+from keras_effv2 import evaluation, imagenet, layers, photos, weights
 from keras_effv2.models import efficientnet_v2
 
 
@@ -127,7 +127,7 @@ def test_golden_panda(shared):
     size = 224
     raw = tf.io.read_file(str(shared / "golden" / "panda.jpg"))
     image = tf.image.decode_jpeg(raw, channels=3).numpy()
-    top, left, height, width = imagenet.crop_box(*image.shape[:2], size, "automl")
+    top, left, height, width = photos.crop_box(*image.shape[:2], size, "automl")
     image = tf.image.resize(image[top : top + height, left : left + width], (size, size))
     path = shared / "weights" / "efficientnetv2-b0_imagenet.weights.h5"
     model = kev.EfficientNetV2B0(

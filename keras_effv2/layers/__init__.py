@@ -6,6 +6,7 @@ from keras_effv2.layers.convolution import Conv2D, DepthwiseConv2D, silu, squeez
 from keras_effv2.layers.dropout import Dropout, DropPath, ReplicaSeed
 from keras_effv2.layers.pixels import (
     PIXELS,
+    SIDE,
     Pixels,
     check_pixels,
     check_preprocessing,
@@ -25,6 +26,7 @@ __all__ = [
     "Passes",
     "Pixels",
     "ReplicaSeed",
+    "SIDE",
     "check_pixels",
     "check_preprocessing",
     "find_pixels",

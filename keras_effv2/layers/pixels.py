@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_effv2 import photos
 from keras_effv2.layers.backend import PACKAGE
 
 # (x - mean) / deviation, per channel, for x in 0..255.
@@ -17,6 +18,8 @@ PIXELS = {
     "128": ((128.0,), (128.0,)),
     "127.5": ((127.5,), (127.5,)),
 }
+
+SIDE = 224  # of the pictures of a model that says nothing else, in pixels
 
 
 def check_pixels(pixels, channels=3):
@@ -75,6 +78,7 @@ class Pixels(keras.layers.Layer):
         self.pixels = check_pixels(pixels)
         self.enabled = enabled
         self.image_size = image_size
+        photos.check_geometry(crop, resize)
         self.crop = crop
         self.resize = resize
         self.activation = activation

@@ -12,6 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_effv2 import files, layers
+from keras_effv2.data.split import of_names
 from keras_effv2.training import checkpoints
 
 
@@ -153,6 +154,8 @@ def check_workdir(workdir, described, writes):
     path = workdir / "recipe.json"
     ours = json.loads(json.dumps(described))
     theirs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else ours
+    if theirs.get("training data") == of_names(ours["training data"]):
+        theirs["training data"] = ours["training data"]
     changed = [
         f"{key}: {theirs.get(key)!r} -> {ours.get(key)!r}"
         for key in sorted({*ours, *theirs})

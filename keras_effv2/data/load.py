@@ -1,0 +1,119 @@
+"""Data sets by their descriptions."""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from keras_effv2 import files
+from keras_effv2.data.cars import load_cars
+from keras_effv2.data.folder import load_folder
+from keras_effv2.data.split import Data, Split
+from keras_effv2.data.tfds import load_tfds
+from keras_effv2.data.walking import is_text
+
+
+def load(
+    spec: str | os.PathLike, *, validation: float = 0.1, seed: int = 0, strict: bool = False
+) -> Data:
+    """Loads a data set by its description.
+
+    Args:
+        spec: `"digits"`: scikit-learn's 1,797 handwritten digits, embedded. `"folder:PATH"` (or
+            just a path): class sub-folders, directly or under `train`, `validation` (or `val`) and
+            `test`. `"tfds:NAME"`: a TFDS image classification set that is prepared on this machine.
+            `"cars:PATH"`: a folder with Stanford Cars' `car_ims.tgz` and `cars_annos.mat`.
+        validation: Part of the training pictures, in [0, 0.5), split off where no split is given:
+            for a folder of classes, or of `train` alone, once for `validation` and once for `test`;
+            with `train` and `val` only, a part of `train` becomes `validation` and `val` becomes
+            `test`. With 0 nothing is split off: `train` has all that belongs to no other split.
+        seed: Seed of the split.
+        strict: Whether a damaged picture is an error; otherwise it is skipped and named.
+
+    Returns:
+        A `Data`.
+
+    Raises:
+        ValueError: If the description is unknown or the pictures cannot be used; says why.
+        FileNotFoundError: If the folder does not exist.
+
+    Example:
+
+    >>> load("digits").class_names[:3]
+    ('0', '1', '2')
+    """
+    if not 0 <= validation < 0.5:
+        raise ValueError(f"`validation` is a part in [0, 0.5). Received: {validation}.")
+    kind, rest = _parse(spec)
+    if kind == "digits":
+        return _load_digits(validation, seed)
+    if kind == "tfds":
+        return load_tfds(rest, validation, seed)
+    if kind == "cars":
+        return load_cars(rest, validation, seed, strict)
+    if kind == "folder":
+        if not is_text(rest):
+            raise ValueError(f"{os.fsencode(rest)!r} is a name that is not UTF-8. Rename it.")
+        return load_folder(rest, validation, seed, strict)
+    raise ValueError(
+        f"No data set {str(spec)!r}: give 'digits', 'folder:PATH' (an existing folder with one "
+        "sub-folder a class), 'tfds:NAME' or 'cars:PATH'."
+    )
+
+
+def resolved(spec: str | os.PathLike) -> str:
+    """The description of a data set with its path resolved: equal for what is the same data.
+
+    Args:
+        spec: As `load`'s, or the `name` of a `Data`.
+
+    Example:
+
+    >>> resolved("folder:photos/") == resolved("folder:./photos") == resolved("folder:photos")
+    True
+    """
+    kind, rest = _parse(spec)
+    if kind in ("folder", "cars") and "://" not in rest:
+        rest = os.path.realpath(rest)
+    return f"{kind}:{rest}" if rest else str(spec)
+
+
+def _parse(spec):
+    """Kind of a data set and what follows it: a path has no `~` or `$NAME` and no slash at its end."""
+    kind, _, rest = str(spec).partition(":")
+    if str(spec) == "digits":
+        return "digits", ""
+    if kind == "tfds" and rest:
+        return kind, rest
+    if kind in ("folder", "cars") and rest:
+        path = files.expand(rest)
+    else:
+        kind, path = "folder", files.expand(str(spec))
+        if not tf.io.gfile.isdir(path):
+            return "", ""
+    return kind, path if "://" in path else os.path.normpath(path)
+
+
+def _load_digits(validation, seed):
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
+    pictures = np.repeat((digits.images * (255 / 16)).round().astype("uint8")[..., None], 3, -1)
+    whole = Split([str(i) for i in range(10)], digits.target, pictures)
+    if not validation:
+        return Data("digits", whole.class_names, whole)
+    train, held = _carve(whole, validation, seed)
+    rest, test = _carve(train, validation / (1 - validation), seed + 1)
+    return Data("digits", whole.class_names, rest, held, test)
+
+
+def _carve(split, part, seed):
+    """Splits off `part` of every class at random."""
+    held = []
+    for label in range(len(split.class_names)):
+        own = np.flatnonzero(split.labels == label)
+        count = min(max(1, round(part * len(own))), len(own) - 1)
+        held.append(np.random.default_rng((seed, label)).permutation(own)[:count])
+    held = np.sort(np.concatenate(held))
+    rest = np.setdiff1d(np.arange(len(split)), held)
+    return split.select(rest), split.select(held)

@@ -1,0 +1,215 @@
+"""Labelled pictures, as batches of training and of evaluation at a given size."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from keras_effv2 import photos
+from keras_effv2.augment import Augment
+from keras_effv2.data import batches, damage
+from keras_effv2.data.tables import check_table
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set.
+
+    Attributes:
+        name: What `load` was given.
+        class_names: Names of the classes, in the order of the labels.
+        train: Training split; None for sets of TFDS that have none.
+        validation: Split that may stop the training, or None.
+        test: Split that is looked at once, or None.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: "Split | None"
+    validation: "Split | None" = None
+    test: "Split | None" = None
+
+
+def of_names(fingerprint):
+    """The part of a `Split.fingerprint` that is of labels and names: all that version 0.1 wrote."""
+    return fingerprint.partition("-")[0]
+
+
+class Split:
+    """Labelled pictures: a table of your own, or what `load` finds.
+
+    Args:
+        class_names: Names of the classes.
+        labels: One integer a picture, `(n,)`, in 0 .. number of classes - 1.
+        pictures: uint8 array `(n, h, w, 3)`, or n file names: a list, an array or a column of
+            strings or of `pathlib.Path`s; `~` and `$NAME` at their start are replaced.
+        skipped: Names of files that were left out because they are damaged.
+        hashes: sha256 of the contents of the files in hexadecimal, where they are known.
+
+    Raises:
+        ValueError: If labels or pictures are of another kind, or their numbers differ.
+
+    Example:
+
+    >>> split = Split(["cat", "dog"], [0, 1, 1], np.zeros((3, 32, 32, 3), "uint8"))
+    >>> len(split)
+    3
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        labels: np.typing.ArrayLike,
+        pictures: np.ndarray | Iterable[str | os.PathLike],
+        skipped: Sequence[str] = (),
+        *,
+        hashes: Sequence[str | None] | None = None,
+    ) -> None:
+        self.class_names = tuple(class_names)
+        self.labels, self.pictures = check_table(labels, pictures, len(self.class_names))
+        self.skipped = tuple(skipped)
+        self._given_hashes = None if hashes is None else tuple(hashes)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def steps(self, batch_size):
+        """Training batches an epoch; the remainder is left to other epochs' orders."""
+        if batch_size > len(self):
+            raise ValueError(
+                f"A batch of {batch_size} is larger than the training split of {len(self)} "
+                f"pictures. Choose a batch size of at most {len(self)}."
+            )
+        return len(self) // batch_size
+
+    def select(self, indices):
+        """The split of some of the pictures."""
+        if isinstance(self.pictures, np.ndarray):
+            pictures = self.pictures[indices]
+        else:
+            pictures = [self.pictures[i] for i in indices]
+        known = self._given_hashes
+        hashes = None if known is None else [known[i] for i in indices]
+        return Split(self.class_names, self.labels[indices], pictures, self.skipped, hashes=hashes)
+
+    def order(self, seed, epoch):
+        """The order of an epoch: a permutation that depends on seed and epoch alone."""
+        return np.random.default_rng((seed, epoch)).permutation(len(self))
+
+    def train_batches(
+        self,
+        *,
+        image_size,
+        batch_size,
+        seed=0,
+        epoch=0,
+        skip=0,
+        augment=None,
+        shard=(0, 1),
+        drop_remainder=True,
+    ):
+        """Makes one epoch of training batches.
+
+        Args:
+            image_size: Side in pixels; pictures are decoded, cropped and changed at this size.
+            batch_size: Pictures a batch of this pipeline.
+            seed: Seed of order and changes.
+            epoch: Number of the epoch.
+            skip: Batches to leave out at the start; they are not decoded.
+            augment: An `Augment`, default `Augment()`.
+            shard: `(index, count)`: this pipeline's part of global batches of
+                `count * batch_size` pictures; which pictures a global batch has does not depend on
+                `count`. Mixup and CutMix mix within a part.
+            drop_remainder: Whether to leave out an incomplete last batch.
+
+        Returns:
+            A `tf.data.Dataset` of images uint8 `(batch, size, size, 3)` and labels float32
+            `(batch, classes)`.
+        """
+        order = self.order(seed, epoch)
+        own = batches.shares(order, batch_size, shard, skip, drop_remainder)
+        draw = batches.Draw(seed, epoch, skip, shard[0])
+        settings = augment or Augment()
+        return batches.of_training(
+            self._raw(own), settings, image_size, batch_size, draw, drop_remainder
+        )
+
+    def eval_batches(self, *, image_size, batch_size, crop="none", resize="bilinear", shard=(0, 1)):
+        """Makes batches in which every picture occurs once; the last is filled up.
+
+        Args:
+            image_size: Side in pixels.
+            batch_size: Pictures a batch of this pipeline.
+            crop: As in `imagenet.prepare`.
+            resize: As in `imagenet.prepare`.
+            shard: `(index, count)`; all shards have the same number of batches.
+
+        Raises:
+            ValueError: If `crop` or `resize` is unknown.
+
+        Returns:
+            A `tf.data.Dataset` of images float32 `(batch, size, size, 3)`, labels float32
+            `(batch, classes)` and a mask float32 `(batch,)`: 1 for pictures, 0 for the filling.
+        """
+        photos.check_geometry(crop, resize)
+        whole = batch_size * shard[1]
+        order = np.arange(-(-len(self) // whole) * whole)
+        order = batches.shares(order, batch_size, shard)
+        mask = tf.data.Dataset.from_tensor_slices((order < len(self)).astype("float32"))
+        pictures = tf.data.Dataset.zip(self._raw(np.minimum(order, len(self) - 1)), mask)
+        return batches.of_evaluation(pictures, image_size, batch_size, crop, resize)
+
+    @functools.cached_property
+    def hashes(self):
+        """sha256 of the contents of the files, one a picture, read unless they are known."""
+        if self._given_hashes is None:
+            found = damage.examine(self.pictures)
+            return tuple(found[file] for file in self.pictures)
+        return self._given_hashes
+
+    def fingerprint(self):
+        """A hash of labels and pictures, files by name and content; tells splits apart.
+
+        Of more than 100,000 files the contents are left out.
+        """
+        if isinstance(self.pictures, np.ndarray):
+            return _digest(self.labels.tobytes(), np.ascontiguousarray(self.pictures))
+        names = "\0".join(map(os.path.basename, self.pictures)).encode()
+        of_names = _digest(self.labels.tobytes(), names)
+        if len(self) > damage.MANY:
+            return of_names
+        return f"{of_names}-{_digest(chr(0).join(map(str, self.hashes)).encode())}"
+
+    def typical_side(self, sample=64):
+        """The median of the shorter sides of some pictures, in pixels."""
+        order = np.linspace(0, len(self) - 1, min(sample, len(self))).astype("int64")
+        return batches.typical_side(self._raw(order))
+
+    @functools.cached_property
+    def _tensor(self):
+        """The pictures or their names, once for all pipelines, in the memory of the host."""
+        with tf.init_scope(), tf.device("CPU:0"):
+            return tf.constant(self.pictures)
+
+    def _raw(self, order):
+        """Index, undecoded picture and one-hot label, in the given order."""
+        stream = tf.data.Dataset.from_tensor_slices((order, self.labels[order]))
+        pictures, classes = self._tensor, len(self.class_names)
+        in_memory = isinstance(self.pictures, np.ndarray)
+
+        def read(i, label):
+            raw = pictures[i] if in_memory else tf.io.read_file(pictures[i])
+            return i, raw, tf.one_hot(label, classes)
+
+        return stream.map(read, num_parallel_calls=None if in_memory else tf.data.AUTOTUNE)
+
+
+def _digest(*parts):
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,71 @@
+"""A table of labels and pictures, as people give it: right, or refused when it is given."""
+
+import contextlib
+import os
+
+import numpy as np
+
+from keras_effv2 import files
+
+
+def check_table(labels, pictures, classes):
+    """Labels and pictures as `check_labels` and `check_pictures` give them, as many of each."""
+    labels, pictures = check_labels(labels, classes), check_pictures(pictures)
+    if len(labels) != len(pictures):
+        raise ValueError(
+            f"There are {len(labels)} labels for {len(pictures)} pictures. Give one label a "
+            "picture."
+        )
+    return labels, pictures
+
+
+def check_labels(labels, classes):
+    """Labels as an array of int64; refuses what is not one class a picture."""
+    found = np.asarray(labels)
+    if found.ndim == 2 and found.shape[1] == classes > 1:
+        raise ValueError(
+            f"`labels` is one integer a picture. Received rows of {classes} values, as one-hot "
+            f"labels have: give labels.argmax(1)."
+        )
+    if found.ndim != 1:
+        raise ValueError(f"`labels` is one integer a picture, (n,). Received shape {found.shape}.")
+    if found.dtype == object:
+        with contextlib.suppress(TypeError, ValueError):
+            found = found.astype("float64")
+    if found.dtype.kind not in "iuf":
+        raise ValueError(
+            f"`labels` is one integer a picture. Received {found.dtype}, such as "
+            f"{found[:1].tolist()}: give the position of each name in `class_names`."
+        )
+    wrong = ~((found == np.floor(found)) & (found >= 0) & (found < classes))
+    if wrong.any():
+        raise ValueError(
+            f"`labels` are integers in 0 .. {classes - 1}, for {classes} classes. Received "
+            f"{found[wrong][0]} (picture {int(np.argmax(wrong))}), and {int(wrong.sum())} such in "
+            "all."
+        )
+    return found.astype("int64")
+
+
+def check_pictures(pictures):
+    """Pictures as a uint8 array or a list of file names; refuses what is neither."""
+    if isinstance(pictures, np.ndarray) and pictures.dtype.kind not in "OUS":
+        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3:
+            raise ValueError(
+                "`pictures` is an array of pixels 0..255, uint8 (n, height, width, 3), or a list of "
+                f"file names. Received: {pictures.dtype} {pictures.shape}. Scale pixels in 0..1 by "
+                "255 and cast them; repeat the channel of grey pictures three times."
+            )
+        return pictures
+    if isinstance(pictures, (str, bytes, os.PathLike)):
+        raise ValueError(f"`pictures` has one file name a picture. Received one: {pictures!r}.")
+    names = []
+    for name in pictures:
+        if not isinstance(name, (str, bytes, os.PathLike)):
+            raise ValueError(
+                "`pictures` is a uint8 array (n, height, width, 3) or a list of file names. "
+                f"Received a list with {type(name).__name__} at position {len(names)}."
+            )
+        name = os.fsdecode(name)
+        names.append(files.expand(name) if name.startswith(("~", "$")) else name)
+    return names

@@ -1,0 +1,258 @@
+"""How a photo becomes an input: read as people see it, cut and resized as a model was evaluated."""
+
+import contextlib
+import io
+import struct
+import threading
+import warnings
+
+import numpy as np
+
+from keras_effv2 import files
+
+# A photo with more pixels than this is taken for an attack or an accident.
+MAX_PIXELS = 178_000_000  # from here on Pillow refuses, too
+
+# what Pillow raises for damaged files, but for ValueError
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    IndexError,
+    KeyError,
+    TypeError,
+    ZeroDivisionError,
+)
+_WARNINGS = threading.Lock()  # what is warned of is one setting for all threads
+
+
+def read_image(source):
+    """Reads a picture as people see it: rotated by its EXIF tag, in RGB, its first frame.
+
+    JPEG, PNG, GIF, BMP, WebP and whatever else Pillow reads; grey, palette and CMYK pictures are
+    converted, transparency is laid over white. White is the largest value that the format has: 65535
+    of 16-bit grey, 4095 of a TIFF of 12 bits, 1.0 of floats.
+
+    Args:
+        source: Path, or the bytes of a file.
+
+    Returns:
+        uint8 array `(height, width, 3)`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no regular file or no picture, is damaged, has more than 178
+            megapixels, or pixels whose white is not defined: integers of 32 bits, floats that leave
+            0..1.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    name = "The picture" if isinstance(source, bytes) else f"{source}"
+    file = io.BytesIO(source) if isinstance(source, bytes) else files.open_regular(source)
+    with file:
+        try:
+            with open_picture(file) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ValueError(
+                        f"{name} has {image.width}x{image.height} pixels, more than "
+                        f"{MAX_PIXELS // 10**6} megapixels. Scale it down first."
+                    )
+                white, inverted, deep = _white(image), _is_inverted(image), _is_deep(image)
+                image.load()
+                if deep and isinstance(image.info.get("transparency"), tuple):
+                    image.info["transparency"] = tuple(v >> 8 for v in image.info["transparency"])
+                with contextlib.suppress(*DAMAGE):  # an Exif block that cannot be read says nothing
+                    image = ImageOps.exif_transpose(image)
+                if image.mode.startswith("I") or image.mode == "F":
+                    return _grey(image, white, inverted, name)
+                return _rgb(image, name)
+        except UnidentifiedImageError:
+            raise ValueError(f"{name} is not a picture in a format that Pillow reads.") from None
+        except Image.DecompressionBombError:
+            raise ValueError(
+                f"{name} has more than {MAX_PIXELS // 10**6} megapixels. Scale it down first."
+            ) from None
+        except DAMAGE as error:
+            raise ValueError(f"{name} is damaged: {error}.") from None
+
+
+def _white(image):
+    """The value of white in a picture of deep grey, by its mode and format; None: not defined."""
+    if image.mode.startswith("I;16"):
+        bits = image.tag_v2.get(258, (16,))[0] if image.format == "TIFF" else 16
+        return 2**bits - 1
+    if image.mode == "I":  # Pillow's mode of 16-bit PNG, before version 11, and of PGM
+        return 65535 if image.format in ("PNG", "PPM") else None
+    return 1.0 if image.mode == "F" else None
+
+
+def _is_inverted(image):
+    """Whether 0 is white, which Pillow leaves to us where grey is deep."""
+    return image.format == "TIFF" and image.tag_v2.get(262) == 0
+
+
+def _is_deep(image):
+    """Whether Pillow takes the upper 8 of 16 bits: of the colours, but not of what is transparent."""
+    return any("16" in str(tile[-1]) for tile in image.tile)
+
+
+def _grey(image, white, inverted, name):
+    pixels = np.asarray(image)
+    low, high = pixels.min(), pixels.max()
+    if white is None or (white == 1.0 and not (low >= 0 and high <= 1)):
+        what = "32-bit integers" if white is None else f"floats from {low:g} to {high:g}"
+        raise ValueError(
+            f"{name} has pixels that are {what}, whose white is not defined: save it in 8 or 16 "
+            "bits, or as floats in 0..1."
+        )
+    grey = np.rint(pixels * (255.0 / white)).clip(0, 255).astype("uint8")
+    grey = 255 - grey if inverted else grey
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey = np.where(pixels == transparent, np.uint8(255), grey)
+    return np.repeat(grey[..., None], 3, -1)
+
+
+def _rgb(image, name):
+    from PIL import Image
+
+    try:
+        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        return np.asarray(image.convert("RGB"))
+    except ValueError:
+        raise ValueError(
+            f"{name} has pixels of mode {image.mode}, which Pillow does not convert to RGB: save it "
+            "as RGB."
+        ) from None
+
+
+def open_picture(file, formats=None):
+    """`PIL.Image.open` without its warning of large pictures: ours are checked against a limit."""
+    from PIL import Image
+
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(file, formats=formats)
+
+
+def is_plain_jpeg(content):
+    """Whether a plain JPEG decoder finds the pixels that `read_image` finds.
+
+    The segments before the scan are walked: the picture is baseline or progressive, of 8 bits, grey
+    or in three channels of usual sampling, and says nothing of its rotation (Exif, XMP) or of other
+    colours (Adobe's marker).
+
+    Args:
+        content: The bytes of a file.
+    """
+    if content[:2] != b"\xff\xd8":
+        return False
+    at, framed = 2, False
+    while content[at : at + 1] == b"\xff":
+        code = content[at + 1] if at + 1 < len(content) else 0
+        if code == 0xFF or code == 0x01 or 0xD0 <= code <= 0xD7:  # filling, and marks by themselves
+            at += 1 if code == 0xFF else 2
+            continue
+        if code == 0xDA:  # the scan
+            return framed
+        length = int.from_bytes(content[at + 2 : at + 4], "big")
+        segment = content[at + 4 : at + 2 + length]
+        if length < 2 or (code == 0xEE and segment[:5] == b"Adobe"):
+            return False
+        if code == 0xE1 and (segment[:4] == b"Exif" or b"Orientation" in segment):
+            return False
+        if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
+            framed = code <= 0xC2 and (segment[:1], segment[5:]) in _FRAMES
+            if not framed:
+                return False
+        at += 2 + length
+    return False
+
+
+# bits a value; number of channels and, for each, its id, sampling and table
+_FRAMES = {
+    (b"\x08", bytes((3, 1, luma, 0, 2, 0x11, chroma, 3, 0x11, chroma)))
+    for luma in (0x11, 0x21, 0x22)
+    for chroma in (0, 1)
+} | {(b"\x08", bytes((1, 1, 0x11, 0)))}
+
+
+CROPS = ("none", "automl")
+
+
+def check_geometry(crop, resize):
+    """Refuses unknown names of crops and interpolations."""
+    if crop not in CROPS or resize not in RESIZERS:
+        raise ValueError(
+            f"`crop` is one of {', '.join(CROPS)}, `resize` one of {', '.join(RESIZERS)}. Received: "
+            f"crop={crop!r}, resize={resize!r}."
+        )
+
+
+def prepare(image, image_size, crop="none", resize="bilinear"):
+    """Cuts and resizes a picture the way a checkpoint was evaluated.
+
+    Args:
+        image: Array `(height, width, 3)`, 0..255.
+        image_size: Side of the result in pixels.
+        crop: `"none"`: the whole picture is squeezed into a square. `"automl"`: a centre square
+            of side `int(image_size / (image_size + 32) * min(height, width))`.
+        resize: `"bilinear"`, half-pixel centres without antialiasing as `tf.image.resize`; or
+            `"bicubic"`, TF1's `resize_bicubic` (corner-aligned at zero, a = -0.75), with which
+            the B variants were trained.
+
+    Returns:
+        float32 array `(image_size, image_size, 3)`, 0..255.
+
+    Raises:
+        ValueError: If `crop` or `resize` is unknown.
+
+    Source: google/automl efficientnetv2 `preprocessing.py` and `preprocess_legacy.py`.
+    """
+    check_geometry(crop, resize)
+    top, left, height, width = crop_box(*image.shape[:2], image_size, crop)
+    image = np.asarray(image[top : top + height, left : left + width], "float32")
+    rows = RESIZERS[resize](height, image_size)
+    columns = RESIZERS[resize](width, image_size)
+    image = np.einsum("th,hwc->twc", rows, image, optimize=True)
+    image = np.einsum("tw,hwc->htc", columns, image, optimize=True)
+    return image.clip(0, 255)
+
+
+def crop_box(height, width, image_size, crop):
+    """The part of a picture that a model evaluates: `(top, left, height, width)` in pixels."""
+    if crop == "none":
+        return 0, 0, height, width
+    side = max(1, int(image_size / (image_size + 32) * min(height, width)))
+    return (height - side) // 2, (width - side) // 2, side, side
+
+
+def _bilinear(source, target):
+    """Matrix `(target, source)` of half-pixel bilinear interpolation."""
+    position = ((np.arange(target) + 0.5) * source / target - 0.5).clip(0, source - 1)
+    distance = np.abs(position[:, None] - np.arange(source)[None])
+    return np.maximum(1 - distance, 0).astype("float32")
+
+
+def _legacy_bicubic(source, target):
+    """Matrix `(target, source)` of TF1's bicubic interpolation: no half-pixel offset, a = -0.75."""
+    position = np.arange(target) * (source / target)
+    first = np.floor(position).astype(int)
+    matrix = np.zeros((target, source), "float32")
+    for tap in range(-1, 3):
+        distance = np.abs(position - (first + tap))
+        weight = np.where(
+            distance <= 1,
+            (1.25 * distance - 2.25) * distance**2 + 1,
+            -0.75 * distance**3 + 3.75 * distance**2 - 6 * distance + 3,
+        )
+        np.add.at(matrix, (np.arange(target), (first + tap).clip(0, source - 1)), weight)
+    return matrix
+
+
+RESIZERS = {"bilinear": _bilinear, "bicubic": _legacy_bicubic}

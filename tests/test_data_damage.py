@@ -1,0 +1,79 @@
+"""Damaged pictures are found, named and left out."""
+
+import io
+import pathlib
+
+import pytest
+from made_pictures import encoded, fill, noise, splits_of
+from PIL import Image, ImageOps
+
+from keras_effv2 import data, photos
+from keras_effv2.data import damage
+
+
+def damaged(tmp_path):
+    """A folder with a JPEG cut in half, a text that calls itself JPEG and an empty PNG."""
+    fill(tmp_path, count=6)
+    whole = encoded(noise(7, 64, 64), "JPEG")
+    (tmp_path / "cat" / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cat" / "text.jpeg").write_text("<html>not found</html>")
+    (tmp_path / "dog" / "empty.png").write_bytes(b"")
+    (tmp_path / "dog" / "notes.txt").write_text("not counted as damaged")
+    return tmp_path
+
+
+def test_damaged_pictures_are_skipped_counted_and_named(tmp_path, caplog):
+    loaded = data.load(str(damaged(tmp_path)))
+    assert sum(map(len, splits_of(loaded))) == 12
+    skipped = sorted(pathlib.Path(name).name for name in loaded.train.skipped)
+    assert skipped == ["empty.png", "half.jpg", "text.jpeg"]
+    assert "3 damaged, unreadable or too large pictures" in caplog.text
+    assert "half.jpg" in caplog.text
+    assert "1 no pictures by name or content ('dog/notes.txt')" in caplog.text
+    batches = loaded.train.train_batches(image_size=8, batch_size=2)
+    assert sum(len(images) for images, _ in batches) == len(loaded.train) // 2 * 2
+
+
+def test_of_very_many_pictures_the_damaged_are_remembered(tmp_path, monkeypatch):
+    """They are read again when a file has changed."""
+    monkeypatch.setenv("KERAS_EFFV2_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(damage, "MANY", 5)
+    root = damaged(tmp_path / "photos")
+    read = []
+    hash_picture = damage.hash_picture
+    monkeypatch.setattr(
+        damage, "hash_picture", lambda file: read.append(file) or hash_picture(file)
+    )
+    names = {"empty.png", "half.jpg", "text.jpeg"}
+    for _ in range(2):
+        skipped = data.load(str(root)).train.skipped
+        assert {pathlib.Path(name).name for name in skipped} == names
+    assert len(read) == 15 + 3
+    (root / "cat" / "half.jpg").write_bytes(encoded(noise(7), "JPEG"))
+    skipped = data.load(str(root)).train.skipped
+    assert {pathlib.Path(name).name for name in skipped} == names - {"half.jpg"}
+    assert len(read) == 18 + 15
+
+
+def test_strict_fails_on_the_first_damaged_picture(tmp_path):
+    with pytest.raises(ValueError, match=r"half\.jpg is damaged.*Remove it"):
+        data.load(str(damaged(tmp_path)), strict=True)
+
+
+def test_exif_that_cannot_be_read_is_no_damage(tmp_path):
+    """The picture is whole; what cannot be read of its rotation is left out."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    exif[0x011A] = 72.0
+    content = bytearray(encoded(noise(1, 24, 32), "JPEG", exif=exif))
+    at = content.index(b"Exif\x00\x00") + 6
+    assert content[at : at + 2] in (b"II", b"MM")
+    big = content[at : at + 2] == b"MM"
+    tag = (0x011A).to_bytes(2, "big" if big else "little")
+    entry = content.index(tag, at)
+    content[entry + 2 : entry + 4] = (2).to_bytes(2, "big" if big else "little")
+    with pytest.raises(TypeError), Image.open(io.BytesIO(content)) as image:  # Pillow's own
+        ImageOps.exif_transpose(image)
+    (tmp_path / "odd.jpg").write_bytes(content)
+    assert photos.read_image(tmp_path / "odd.jpg").size == 24 * 32 * 3
+    assert damage.hash_picture(str(tmp_path / "odd.jpg"))

@@ -1,0 +1,48 @@
+"""How a picture becomes an input of a given model, and what its outputs are called."""
+
+import numpy as np
+import pytest
+from made_pictures import encoded, noise
+
+import keras_effv2 as kev
+from keras_effv2 import imagenet, layers, photos
+
+PIXELS = noise(3, 50, 70)
+
+
+def test_a_picture_as_the_model_wants_it(tiny_effnet, tmp_path):
+    """Path, bytes or array; side, crop and interpolation of its contract."""
+    model = tiny_effnet()
+    contract = layers.find_pixels(model)
+    contract.image_size, contract.crop, contract.resize = 48, "automl", "bicubic"
+    (tmp_path / "x.png").write_bytes(encoded(PIXELS))
+    wanted = photos.prepare(PIXELS, 48, "automl", "bicubic")
+    for picture in (tmp_path / "x.png", str(tmp_path / "x.png"), encoded(PIXELS), PIXELS):
+        np.testing.assert_array_equal(kev.prepare_image(model, picture), wanted)
+    assert kev.prepare_image(model, PIXELS, image_size=64).shape == (64, 64, 3)
+    contract.image_size = None
+    assert kev.prepare_image(model, PIXELS).shape == (layers.SIDE, layers.SIDE, 3)
+    fixed = tiny_effnet(input_shape=(32, 32, 3))
+    assert kev.prepare_image(fixed, PIXELS).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("picture", [PIXELS[..., 0], PIXELS[None], PIXELS[..., :1], "x" > "y"])
+def test_what_is_no_picture(tiny_effnet, picture):
+    with pytest.raises(ValueError, match=r"array \(height, width, 3\) of 0..255. Received: "):
+        kev.prepare_image(tiny_effnet(), picture)
+
+
+def test_models_that_take_no_such_pictures(tiny_effnet, tiny_coatnet):
+    with pytest.raises(ValueError, match="include_preprocessing=False"):
+        kev.prepare_image(tiny_effnet(include_preprocessing=False), PIXELS)
+    with pytest.raises(ValueError, match="multiples of 32"):
+        kev.prepare_image(tiny_coatnet(), PIXELS, image_size=40)
+
+
+def test_names_of_outputs(tiny_effnet):
+    assert kev.class_names(tiny_effnet(classes=3)) == ["class 0", "class 1", "class 2"]
+    named = tiny_effnet(classes=2)
+    layers.find_pixels(named).class_names = ("cat", "dog")
+    assert kev.class_names(named) == ["cat", "dog"]
+    assert kev.class_names(tiny_effnet(classes=1000))[388] == "giant_panda"
+    assert kev.class_names(tiny_effnet(classes=1000)) == [n for _, n in imagenet.labels(1000)]
