@@ -17,6 +17,7 @@ from .hub import HubLayer as HubLayer
 from .imagenet import class_names as class_names
 from .imagenet import prepare_image as prepare_image
 from .models import coatnet as coatnet
+from .models import coatnet_rw as coatnet_rw
 from .models import efficientnet_v2 as efficientnet_v2
 from .models.coatnet import CoAtNet0 as CoAtNet0
 from .models.coatnet import CoAtNet1 as CoAtNet1
@@ -26,6 +27,16 @@ from .models.coatnet import CoAtNet4 as CoAtNet4
 from .models.coatnet import CoAtNet5 as CoAtNet5
 from .models.coatnet import CoAtNet6 as CoAtNet6
 from .models.coatnet import CoAtNet7 as CoAtNet7
+from .models.coatnet_rw import CoAtNet0RW as CoAtNet0RW
+from .models.coatnet_rw import CoAtNet0RWBN as CoAtNet0RWBN
+from .models.coatnet_rw import CoAtNet1RW as CoAtNet1RW
+from .models.coatnet_rw import CoAtNet1RW2 as CoAtNet1RW2
+from .models.coatnet_rw import CoAtNet1RWMax as CoAtNet1RWMax
+from .models.coatnet_rw import CoAtNet2RW as CoAtNet2RW
+from .models.coatnet_rw import CoAtNet3RW as CoAtNet3RW
+from .models.coatnet_rw import CoAtNetNanoRW as CoAtNetNanoRW
+from .models.coatnet_rw import CoAtNetNanoRW2 as CoAtNetNanoRW2
+from .models.coatnet_rw import CoAtNeXtNanoRW as CoAtNeXtNanoRW
 from .models.efficientnet_v2 import EfficientNetV2B0 as EfficientNetV2B0
 from .models.efficientnet_v2 import EfficientNetV2B1 as EfficientNetV2B1
 from .models.efficientnet_v2 import EfficientNetV2B2 as EfficientNetV2B2

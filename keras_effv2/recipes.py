@@ -152,6 +152,15 @@ _COATNET_1K = {"CoAtNet0": 0.2, "CoAtNet1": 0.3, "CoAtNet2": 0.5, "CoAtNet3": 0.
 _COATNET_21K = {"CoAtNet2": 0.3, "CoAtNet3": 0.5, "CoAtNet4": 0.7}
 _COATNET_JFT = {"CoAtNet3": 0.0, "CoAtNet4": 0.1, "CoAtNet5": 0.0}
 _COATNET_JFT_FT = {"CoAtNet3": 0.1, "CoAtNet4": 0.3, "CoAtNet5": 0.2}
+# timm's CoAtNets, whose own training was not published, and the paper's of their size
+_LIKE = {
+    **dict.fromkeys(("CoAtNet0RW", "CoAtNet0RWBN"), "CoAtNet0"),
+    **dict.fromkeys(("CoAtNet1RW", "CoAtNet1RWMax", "CoAtNet1RW2"), "CoAtNet1"),
+    "CoAtNet2RW": "CoAtNet2",
+    "CoAtNet3RW": "CoAtNet3",
+}
+for _strengths in (_COATNET_1K, _COATNET_21K):
+    _strengths |= {rw: _strengths[like] for rw, like in _LIKE.items() if like in _strengths}
 
 _V2_1K = Recipe(
     "imagenet1k",
@@ -251,7 +260,7 @@ def _imagenet21k(model):
             loss="sigmoid",
             phases=phases,
         )
-    if model.startswith("CoAtNet"):
+    if not model.startswith("EfficientNetV2"):
         return None
     return dataclasses.replace(
         _V2_1K,
@@ -287,7 +296,7 @@ def _imagenet1k_ft(model):
     """CoAtNet at 384 pixels after training at 224."""
     if model not in _COATNET_1K:
         return None
-    randaugment = 20 if model == "CoAtNet3" else 15
+    randaugment = 20 if _LIKE.get(model, model) == "CoAtNet3" else 15
     phases = ramp(
         30, 1, image_size=384, randaugment=randaugment, mixup=0.8, drop_path=_COATNET_1K[model]
     )
@@ -299,7 +308,7 @@ def _imagenet21k_ft1k(model):
         randaugment = {"randaugment": 5} if model == "CoAtNet4" else {}
         phases = ramp(30, 1, image_size=384, drop_path=_COATNET_21K[model], **randaugment)
         return dataclasses.replace(_COATNET_FT, batch_size=1024, phases=phases)
-    if model.startswith("CoAtNet"):
+    if not model.startswith("EfficientNetV2"):
         return None
     return dataclasses.replace(
         _V2_1K,
@@ -403,7 +412,7 @@ def _digits(model):
             image_size=(32, 56),
             dropout=(0.0, 0.2),
             drop_path=(0.0, 0.1),
-            multiple_of=32 if model.startswith("CoAtNet") else 1,
+            multiple_of=1 if model.startswith("EfficientNetV2") else 32,
         ),
     )
 
@@ -451,6 +460,8 @@ def get(name, model="EfficientNetV2S"):
     if recipe is None:
         those = ", ".join(other for other, row in RECIPES.items() if row(model))
         raise ValueError(f"No recipe {name!r} was published for {model}. Its recipes: {those}.")
+    if recipe.source == _COATNET and model in _LIKE:
+        recipe = dataclasses.replace(recipe, source=f"{_COATNET}, for {_LIKE[model]}")
     return dataclasses.replace(recipe, name=name)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import keras_effv2 as kev
 from keras_effv2 import data, finetuning, optimizers, progressive, recipes
+from keras_effv2.models import coatnet_rw
 from keras_effv2.recipes import Recipe
 
 V2 = [f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L", "XL")]
@@ -232,8 +233,17 @@ def test_an_unknown_recipe_lists_the_known():
 def test_an_unknown_model_lists_the_known(name, model):
     with pytest.raises(ValueError) as error:
         recipes.get(name, model)
-    known = ", ".join((*V2, *COATNET, "CoAtNet6", "CoAtNet7"))
+    known = ", ".join((*V2, *COATNET, "CoAtNet6", "CoAtNet7", *coatnet_rw.VARIANTS))
     assert str(error.value) == f"There is no model '{model}'. Models: {known}."
+
+
+def test_timms_coatnets_have_the_recipes_of_their_size():
+    paper, ours = (recipes.get("imagenet1k-ft", name) for name in ("CoAtNet3", "CoAtNet3RW"))
+    assert ours == dataclasses.replace(paper, source=f"{paper.source}, for CoAtNet3")
+    for name in coatnet_rw.VARIANTS:
+        assert all(phase.image_size % 32 == 0 for phase in recipes.get("digits", name).phases)
+    with pytest.raises(ValueError, match="published for CoAtNeXtNanoRW"):
+        recipes.get("imagenet21k", "CoAtNeXtNanoRW")
 
 
 def test_a_model_without_that_recipe_hears_of_its_own():

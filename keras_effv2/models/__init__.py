@@ -1,6 +1,6 @@
 """The families of networks."""
 
-from keras_effv2.models import coatnet, efficientnet_v2, vit_rel
+from keras_effv2.models import coatnet, coatnet_rw, efficientnet_v2, vit_rel
 from keras_effv2.models.families import builder, side_multiple
 from keras_effv2.variants import (
     VARIANTS,
@@ -17,6 +17,7 @@ __all__ = [
     "VARIANTS",
     "builder",
     "coatnet",
+    "coatnet_rw",
     "efficientnet_v2",
     "find",
     "layout",

@@ -1,9 +1,11 @@
 """What builds a row, whichever family it is of."""
 
 from keras_effv2 import variants
-from keras_effv2.models import application, coatnet, efficientnet_v2, vit_rel
+from keras_effv2.models import application, coatnet, coatnet_rw, efficientnet_v2, vit_rel
 
-_FAMILIES = {family.Variant: family.FAMILY for family in (efficientnet_v2, coatnet, vit_rel)}
+_FAMILIES = {
+    family.Variant: family.FAMILY for family in (efficientnet_v2, coatnet, coatnet_rw, vit_rel)
+}
 
 
 def builder(model):

@@ -14,3 +14,17 @@ class Variant:
     pixels: str = "128"  # without weights; with weights theirs count
     weights: str | None = None  # the default of `weights=`
     hidden: int | None = None  # units of the hidden layer of the head, if it has one
+
+
+def check_choices(variant, choices):
+    """Refuses a row with an unknown word in one of its columns of words.
+
+    Raises:
+        ValueError: If a column of `choices`, name -> words, has another word.
+    """
+    for column, words in choices.items():
+        if getattr(variant, column) not in words:
+            raise ValueError(
+                f"`{column}` of a variant is one of {', '.join(words)}. Received: "
+                f"{getattr(variant, column)!r}."
+            )

@@ -9,6 +9,7 @@ import dataclasses
 from keras_effv2.variants import application
 
 BLOCKS = ("mbconv", "transformer")
+CHOICES = {"stride_at": ("expand", "depthwise"), "gelu": ("gelu", "gelu_tanh")}
 HALVINGS = 4  # stages of stride 2; with the stem they make five levels of features
 
 
@@ -31,6 +32,9 @@ class Variant(application.Variant):
     head_size: int = 32  # channels of one attention head
     stride_at: str = "expand"  # the 1x1 convolution, equation 5; or "depthwise", table 9
     gelu: str = "gelu_tanh"  # or "gelu", the exact one; the paper does not say
+
+    def __post_init__(self):
+        application.check_choices(self, CHOICES)
 
 
 def _variant(

@@ -13,9 +13,14 @@ import types
 import typing
 
 from keras_effv2 import files
-from keras_effv2.variants import coatnet, efficientnet_v2, vit_rel
+from keras_effv2.variants import coatnet, coatnet_rw, efficientnet_v2, vit_rel
 
-FAMILIES = {"efficientnet_v2": efficientnet_v2, "coatnet": coatnet, "vit_rel": vit_rel}
+FAMILIES = {
+    "efficientnet_v2": efficientnet_v2,
+    "coatnet": coatnet,
+    "coatnet_rw": coatnet_rw,
+    "vit_rel": vit_rel,
+}
 VARIANTS = {name: row for family in FAMILIES.values() for name, row in family.VARIANTS.items()}
 FORMAT = 1
 _FAMILY_NAMES = {family.Variant: name for name, family in FAMILIES.items()}
@@ -158,7 +163,7 @@ def _checked(name, value, value_type, family, path, where):
     kinds = typing.get_args(value_type) if isinstance(value_type, types.UnionType) else [value_type]
     if float in kinds and type(value) is int:
         value = float(value)
-    choices = {"block": family.BLOCKS, **_CHOICES}
+    choices = {"block": family.BLOCKS, **_CHOICES, **family.CHOICES}
     if type(value) not in [kind for kind in kinds if isinstance(kind, type)]:
         wanted = " or ".join("null" if k is types.NoneType else k.__name__ for k in kinds)
     elif name in choices and value not in choices[name]:
@@ -174,12 +179,7 @@ def _checked(name, value, value_type, family, path, where):
     raise ValueError(f"{path}: {where}`{name}` is {wanted}. Received: {value!r}.")
 
 
-_CHOICES = {
-    "stride": (1, 2),
-    "pixels": ("imagenet", "128", "127.5"),
-    "stride_at": ("expand", "depthwise"),
-    "gelu": ("gelu", "gelu_tanh"),
-}
+_CHOICES = {"stride": (1, 2), "pixels": ("imagenet", "128", "127.5")}
 
 
 def _check_strides(variant, path):

@@ -7,7 +7,7 @@ counted (the paper's and google/automl's own figures include some of it).
 import dataclasses
 import math
 
-from keras_effv2.variants import coatnet, efficientnet_v2, vit_rel
+from keras_effv2.variants import coatnet, coatnet_rw, efficientnet_v2, vit_rel
 from keras_effv2.variants.files import VARIANTS, find
 
 
@@ -88,7 +88,7 @@ def list_models():
     Example:
 
     >>> len(list_models())
-    16
+    26
     """
     return list(VARIANTS)
 
@@ -186,8 +186,54 @@ def _vit_rel(tally, variant, height, width, classes):
     _hidden_head(tally, stage.channels, variant.hidden, classes)
 
 
+def _coatnet_rw(tally, variant, height, width, classes):
+    h, w = _halve(height, 2), _halve(width, 2)
+    tally.conv(3, variant.stem // 2, 3, h * w)
+    convnext = variant.stages[0].block == "convnext"
+    (tally.layer_norm if convnext else tally.batch_norm)(variant.stem // 2)
+    tally.conv(variant.stem // 2, variant.stem, 3, h * w)
+    norm = tally.batch_norm if variant.norm == "batch" else tally.layer_norm
+    source = variant.stem
+    for stage in variant.stages:
+        target, transforms = stage.channels, stage.block == "transformer"
+        bias = variant.biases == "all" or (transforms and variant.biases == "transformer")
+        for r in range(stage.repeats):
+            before = h * w
+            if r == 0:
+                h, w = _halve(h, stage.stride), _halve(w, stage.stride)
+            n = h * w
+            if source != target:
+                tally.conv(source, target, 1, n, bias=bias)
+            if stage.block == "mbconv":
+                inner = 4 * source
+                tally.batch_norm(source)
+                tally.conv(source, inner, 1, n if variant.stride_at == "pool" else before)
+                tally.batch_norm(inner)
+                tally.depthwise(inner, 3, n)
+                tally.batch_norm(inner)
+                tally.squeeze_excite(inner, source)
+                tally.conv(inner, target, 1, n, bias=bias)
+            elif transforms:
+                norm(source)
+                tally.conv(source, 3 * source, 1, n, bias=True)
+                tally.macs += 2 * n * n * source  # queries with keys, attention with values
+                tally.trainable += source // coatnet_rw.HEAD_SIZE * (2 * h - 1) * (2 * w - 1)
+                tally.conv(source, target, 1, n, bias=True)
+            else:
+                tally.depthwise(target, 7, n)
+                tally.trainable += target  # its bias
+            if stage.block != "mbconv":
+                norm(target)
+                tally.conv(target, 4 * target, 1, n, bias=True)
+                tally.conv(4 * target, target, 1, n, bias=True)
+            source = target
+    norm(source)
+    tally.conv(source, classes, 1, 1, bias=True)
+
+
 _COUNTS = {
     efficientnet_v2.Variant: _efficientnet,
     coatnet.Variant: _coatnet,
+    coatnet_rw.Variant: _coatnet_rw,
     vit_rel.Variant: _vit_rel,
 }

@@ -6,10 +6,11 @@ makes one.
 
 import dataclasses
 
-from keras_effv2.variants import application
+from keras_effv2.variants import application, coatnet
 from keras_effv2.variants.coatnet import Stage
 
 BLOCKS = ("transformer",)
+CHOICES = {"gelu": coatnet.CHOICES["gelu"]}
 HALVINGS = 0
 PATCH = 16  # side of a patch in pixels
 VARIANTS = {}

@@ -42,7 +42,7 @@ def open_checkpoint(model, weights, top=True):
     Args:
         model: Name of the builder.
         weights: None, a tag of `list_weights(model)`, `"hub:HANDLE"`, or a path: `.weights.h5`,
-            `.h5`, `.keras`, a TF1 checkpoint's prefix, a `.tgz` that holds one, or a SavedModel
+            `.h5`, `.keras`, timm's `.safetensors`, a TF1 checkpoint's prefix, a `.tgz` that holds one, or a SavedModel
             directory.
         top: Whether the head is wanted.
 
@@ -101,7 +101,7 @@ def _looks_like_path(weights):
         os.path.exists(weights)
         or os.path.exists(weights + ".index")
         or os.sep in weights
-        or weights.endswith((".h5", ".keras", ".tgz", ".tar.gz"))
+        or weights.endswith((".h5", ".keras", ".safetensors", ".tgz", ".tar.gz"))
     )
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import tempfile
 import zipfile
 import zlib
@@ -12,6 +13,7 @@ import zlib
 import numpy as np
 
 from keras_effv2.files import unpack
+from keras_effv2.weights import timm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,13 @@ def read(path):
         start = file.read(8)
     if start == b"\x89HDF\r\n\x1a\n":
         return _read_hdf5(path, os.path.getsize(path), path)
+    if timm.is_pickle(path):
+        raise ValueError(
+            f"{path} is a pickle of PyTorch's. Reading one runs whatever code its author put there, "
+            "so it is refused. Take the same weights as .safetensors, as timm publishes them."
+        )
+    if timm.is_safetensors(path):
+        return _with_classes(Checkpoint(timm.read_safetensors(path), "keras", path))
     if start.startswith(b"PK"):
         return _read_keras_archive(path)
     if start.startswith(b"\x1f\x8b"):
@@ -77,8 +86,8 @@ def read(path):
             return dataclasses.replace(read(folder), origin=path)
     raise ValueError(
         f"{path} ({os.path.getsize(path)} bytes) is no weights file that is known here: it is "
-        "neither HDF5 (.h5), a .keras archive, a .tgz nor a TF checkpoint. It may be cut off or "
-        "a web page saved under that name."
+        "neither HDF5 (.h5), a .keras archive, a .safetensors, a .tgz nor a TF checkpoint. It may be "
+        "cut off or a web page saved under that name."
     )
 
 
@@ -161,8 +170,8 @@ def _read_keras3(layers, origin):
             tensors[(name, key, position)] = np.asarray(variables[position])
     tensors = {f"{name if named else key}/{i}": array for (name, key, i), array in tensors.items()}
     if named:  # a model that was built into another one, under a name of its own
-        stem = next((name for name in tensors if name.endswith("stem_bn/0")), "")
-        prefix = stem.removesuffix("stem_bn/0")  # every network here has that layer
+        stems = (re.match(r"(.*)stem_conv1?/0", name) for name in tensors)
+        prefix = next((stem[1] for stem in stems if stem), "")
         tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
     checkpoint = Checkpoint(
         tensors,
