@@ -1,5 +1,6 @@
 """Every format of a checkpoint, and rubbish in each."""
 
+import os
 import zipfile
 
 import h5py
@@ -136,3 +137,18 @@ def test_circles_in_hdf5_are_refused(tmp_path):
             inner[f"again{i}"] = file["layers"]
     with pytest.raises(ValueError, match="holds the group .* twice; refused"):
         weights.read(path)
+
+
+def test_a_pipe_is_no_weights_file(tmp_path):
+    """It would be waited for for ever."""
+    os.mkfifo(tmp_path / "x.weights.h5")
+    with pytest.raises(ValueError, match="x.weights.h5 is a pipe or a device, not a file"):
+        weights.read(tmp_path / "x.weights.h5")
+
+
+def test_a_path_from_home(tiny_effnet, images, tmp_path, monkeypatch):
+    model = tiny_effnet()
+    model.save_weights(tmp_path / "x.weights.h5")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    again = tiny_effnet(weights="~/x.weights.h5")
+    np.testing.assert_array_equal(again(images), model(images))

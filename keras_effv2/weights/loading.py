@@ -9,7 +9,7 @@ import re
 
 from absl import logging
 
-from keras_effv2.files import digest, replacing
+from keras_effv2.files import digest, expand, local, replacing
 from keras_effv2.weights.download import fetch, resolve_hub
 from keras_effv2.weights.readers import BATCH_NORM, read
 from keras_effv2.weights.table import CHECKPOINTS, list_weights
@@ -56,7 +56,7 @@ def open_checkpoint(model, weights, top=True):
     """
     if weights is None:
         return None
-    weights = os.fspath(weights)
+    weights = expand(weights)
     row = CHECKPOINTS.get((model, weights))
     if row is not None:
         checkpoint = read(download(row, top))
@@ -244,7 +244,7 @@ def convert(model, path, *, tag, source, licence="Apache-2.0", top1=None):
     """
     from keras_effv2.layers import find_pixels  # Keras is not needed to read the table
 
-    path = pathlib.Path(path)
+    path = local(path, "A weights file")
     if not path.name.endswith(".weights.h5"):
         raise ValueError(f"Weights are written to a file *.weights.h5. Received: {path}.")
     path.parent.mkdir(parents=True, exist_ok=True)

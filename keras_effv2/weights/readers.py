@@ -12,7 +12,7 @@ import zlib
 
 import numpy as np
 
-from keras_effv2.files import unpack
+from keras_effv2.files import expand, open_regular, unpack
 from keras_effv2.weights import timm
 
 
@@ -52,7 +52,7 @@ def read(path):
         FileNotFoundError: If there is nothing at `path`.
         ValueError: If it is damaged or of no known format.
     """
-    path = os.fspath(path)
+    path = expand(path)
     if os.path.isdir(path):
         if os.path.exists(os.path.join(path, "saved_model.pb")):
             return _read_saved_model(path)
@@ -67,7 +67,7 @@ def read(path):
         return _read_automl(path)
     if not os.path.exists(path):
         raise FileNotFoundError(f"There is no weights file {path}. Check the path.")
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         start = file.read(8)
     if start == b"\x89HDF\r\n\x1a\n":
         return _read_hdf5(path, os.path.getsize(path), path)
