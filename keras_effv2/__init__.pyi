@@ -49,6 +49,7 @@ from .phases import Phase as Phase
 from .phases import ramp as ramp
 from .progressive import ProgressiveLearning as ProgressiveLearning
 from .training import train as train
+from .training import unseen as unseen
 from .variants import list_models as list_models
 from .variants import load_variant as load_variant
 from .variants import model_info as model_info

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import pathlib
+import re
 import stat
 import tarfile
 import zlib
@@ -102,6 +103,18 @@ def _sync_folder(folder):
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def sweep(folder):
+    """Removes what `replacing` left in a folder when a process was killed in it.
+
+    Only where no other process writes, such as in a folder that is locked.
+    """
+    # .PROCESS.NAME; the second kind is that of earlier versions, .NAME.RANDOM
+    left = re.compile(r"\.\d+\..+|\.[\w-]+\.(csv|html|json|png|txt)\.\w{8}")
+    for path in pathlib.Path(folder).glob(".*"):
+        if left.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def write_whole(path, content):

@@ -7,7 +7,7 @@ Batch statistics stay those of ImageNet: a few hundred pictures estimate them wo
 """
 
 import dataclasses
-import json
+import os
 import pathlib
 import shutil
 import time
@@ -17,21 +17,26 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import files, graph, layers, recipes, training
-from keras_effv2.progressive import ramp
+from keras_effv2 import graph, layers, models, recipes, training, variants
+from keras_effv2.data import Data
+from keras_effv2.evaluation import Evaluation, evaluate
+from keras_effv2.exporting import export_hub
+from keras_effv2.phases import ramp
 from keras_effv2.training import checkpoints
+from keras_effv2.variants.application import Variant
+from keras_effv2.weights import list_weights
 
 ENOUGH = 20_000  # pictures to solve a head on; more take hours and change little
 POLICIES = ("none", "batch_norm", "backbone")
 
 
-def freeze(model, policy):
+def freeze(model: keras.Model, policy: str) -> keras.Model:
     """Says which layers learn.
 
     Args:
         model: A model of this package.
         policy: `"none"`: everything learns. `"batch_norm"`: everything but batch normalisation,
-            whose statistics stay. `"backbone"`: only the head `predictions` learns.
+            whose statistics stay. `"backbone"`: only the head learns, the last dense layer.
 
     Returns:
         The model.
@@ -46,22 +51,20 @@ def freeze(model, policy):
     """
     if policy not in POLICIES:
         raise ValueError(f"`policy` is one of {', '.join(POLICIES)}. Received: {policy!r}.")
+    head = graph.head_of(model) if policy == "backbone" else None
+    if head is not None and not isinstance(head, keras.layers.Dense):
+        raise ValueError(
+            f"Model {model.name!r} ends in {head.name!r} and has no head; with policy='backbone' "
+            "nothing would learn. Build it with include_top=True."
+        )
     model.trainable = True  # else its layers' own flags count for nothing
-    found = False
     for layer in layers.walk(model):
         if isinstance(layer, keras.Model):
             continue
-        head = layer.name.endswith("predictions")
-        found = found or head
         if policy == "batch_norm":
             layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
         else:
-            layer.trainable = policy == "none" or head
-    if policy == "backbone" and not found:
-        raise ValueError(
-            f"Model {model.name!r} has no head named `predictions`; with policy='backbone' nothing "
-            "would learn. Build it with include_top=True."
-        )
+            layer.trainable = policy == "none" or layer is head
     return model
 
 
@@ -69,7 +72,7 @@ def fit_head(model, split, image_size, batch_size=32, seed=0):
     """Solves the head of a model on features of its frozen backbone.
 
     Args:
-        model: A classifier of this package; its layer `predictions` is set.
+        model: A classifier of this package; its last dense layer is set.
         split: Training `Split`; of a larger one, 20,000 pictures at random.
         image_size: Side in pixels.
         batch_size: Pictures at a time.
@@ -89,7 +92,7 @@ def fit_head(model, split, image_size, batch_size=32, seed=0):
     if sampled:
         order = np.random.default_rng(seed).permutation(len(split))
         split = split.select(np.sort(order[:ENOUGH]))
-    head = model.get_layer("predictions")
+    head = graph.head_of(model)
     backbone = keras.Model(model.input, head.input)
     compute = tf.function(lambda x: backbone(x, training=False), reduce_retracing=True)
     features, labels = [], []
@@ -133,7 +136,7 @@ def fit_head(model, split, image_size, batch_size=32, seed=0):
 
 
 def plan(
-    model_name,
+    model,
     count,
     image_size=None,
     epochs=None,
@@ -145,7 +148,7 @@ def plan(
     """Chooses a recipe for a data set's size and the machine.
 
     Args:
-        model_name: Name of the builder.
+        model: Name of the builder.
         count: Training pictures.
         image_size: Largest side in pixels; None: the model's own where there is an accelerator,
             else as large as the pictures are, 128 to 224.
@@ -161,9 +164,7 @@ def plan(
     if accelerator is None:
         kinds = {device.device_type for device in tf.config.list_logical_devices()}
         accelerator = bool(kinds & {"GPU", "TPU"})
-    from keras_effv2.models import VARIANTS
-
-    own, multiple = VARIANTS[model_name].image_size, 32
+    own, multiple = variants.find(model).image_size, 32
     if image_size is not None and image_size < multiple:
         raise ValueError(f"`image_size` is at least {multiple}. Received: {image_size}.")
     # small pictures are scaled up: on 32 pixels a network of stride 32 sees with a single cell
@@ -174,7 +175,7 @@ def plan(
     first = max(multiple, round(0.6 * size / multiple) * multiple)
     batch = int(min(32 if count < 20_000 or not accelerator else 128, max(2, count // 8)))
     batch = -(-batch // replicas) * replicas
-    row = recipes.get("finetune", model_name)
+    row = recipes.get("finetune")
     return dataclasses.replace(
         row,
         epochs=epochs,
@@ -192,22 +193,22 @@ def plan(
 
 
 def finetune(
-    model,
-    data,
-    workdir,
+    model: str | os.PathLike | Variant,
+    data: Data,
+    workdir: str | os.PathLike,
     *,
-    weights="default",
-    epochs=None,
-    image_size=None,
-    batch_size=None,
-    flip=True,
-    precision="float32",
-    seed=0,
-    strategy="auto",
-    tpu="local",
-    recipe=None,
-    hub=True,
-):
+    weights: str | os.PathLike | None = "default",
+    epochs: int | None = None,
+    image_size: int | None = None,
+    batch_size: int | None = None,
+    flip: bool = True,
+    precision: str = "float32",
+    seed: int = 0,
+    strategy: str | tf.distribute.Strategy = "auto",
+    tpu: str = "local",
+    recipe: recipes.Recipe | None = None,
+    hub: bool = True,
+) -> tuple[training.Result, Evaluation | None]:
     """Fine-tunes a model on pictures; resumes what it finds in the workdir.
 
     With a validation split the weights that are kept are those of the lowest validation loss, the
@@ -216,7 +217,7 @@ def finetune(
     call `freeze(model, "none")` to train all of it later.
 
     Args:
-        model: Name of a builder, such as `"EfficientNetV2B0"`.
+        model: Name of a builder, such as `"EfficientNetV2B0"`, or a variant, or the file of one.
         data: A `Data` of `keras_effv2.data.load`.
         workdir: Folder of the run; as `train`'s, and `hub/`, a TF Hub export.
         weights: Tag or path of the weights to start from; `"default"`: what the builder loads by
@@ -242,79 +243,100 @@ def finetune(
     Raises:
         ValueError: If model, weights and data do not fit, a picture has several labels, or the
             workdir holds a run that began from other weights.
+
+    Example:
+
+        result, evaluation = finetune(
+            "EfficientNetV2B0", keras_effv2.data.load("folder:photos"), "runs/photos"
+        )
+        print(f"{evaluation.top1:.1%} of {evaluation.images} pictures")
     """
-    import keras_effv2 as kev
-
-    if model not in kev.list_models():
-        raise ValueError(f"There is no model {model!r}. Models: {', '.join(kev.list_models())}.")
-    if weights == "default":
-        from keras_effv2.models import VARIANTS
-
-        weights = VARIANTS[model].weights
-    training.check_trainable(data)
+    variant = variants.find(model)
+    name, weights = variant.name, variant.weights if weights == "default" else weights
+    split = training.check_trainable(data)
     strategy = training.make_strategy(strategy, tpu)  # before anything else uses TensorFlow
-    if recipe is None:
-        recipe = plan(
+    recipe = _recipe(
+        recipe,
+        (epochs, image_size, batch_size, flip, precision),
+        lambda: plan(
             model,
-            len(data.train),
+            len(split),
             image_size,
             epochs,
             seed,
-            picture_side=data.train.typical_side(),
+            picture_side=split.typical_side(),
             replicas=strategy.num_replicas_in_sync,
-        )
-        recipe = dataclasses.replace(recipe, flip=flip, precision=precision)
-        if batch_size is not None:
-            rate = recipe.learning_rate * batch_size / recipe.batch_size
-            recipe = dataclasses.replace(recipe, batch_size=batch_size, learning_rate=rate)
-    elif (epochs, image_size, batch_size, flip, precision) != (None, None, None, True, "float32"):
-        raise ValueError(
-            "A `recipe` says epochs, sizes, batch, flip and precision itself: change it with "
-            "dataclasses.replace and leave the other arguments out."
-        )
+        ),
+    )
+    for phase in recipes.resolved(recipe, variant.image_size).phases:
+        split.steps(phase.batch_size)  # refuses one that is too large, before anything is done
+    workdir, start = pathlib.Path(workdir), {"model": name, "weights": weights and str(weights)}
 
     def build():  # within the lock of the workdir
-        begun = checkpoints.load_newest(pathlib.Path(workdir, "checkpoints")) is not None
-        if training.is_chief(strategy):
-            _check_start(pathlib.Path(workdir), model, weights, begun)
-        net = getattr(kev, model)(weights=weights, classes=len(data.class_names), drop_path=0.0)
+        begun = checkpoints.load_newest(workdir / "checkpoints") is not None
+        net = models.builder(model)(
+            weights=weights,
+            classes=len(data.class_names),
+            drop_path=0.0,
+            classifier_activation=recipe.loss,
+        )
         if weights is None:
             logging.warning(
                 "%s starts from random weights, which takes far more pictures and epochs than "
                 "fine-tuning.%s",
-                model,
-                "" if kev.list_weights(model) else " None were ever released for it.",
+                name,
+                ""
+                if name in variants.VARIANTS and list_weights(name)
+                else " None were ever released for it.",
             )
         else:
             freeze(net, "batch_norm")
         if not begun:
             logging.info("%s", estimate(net, data, recipe))
         if not begun and weights is not None:
-            start = time.perf_counter()
-            score = fit_head(net, data.train, _phases(net, recipe)[-1].image_size, seed=recipe.seed)
-            seconds = time.perf_counter() - start
-            held_out = "" if np.isnan(score) else f"{score:.1%} on held-out pictures, "
-            logging.info("Head on frozen features: %s%.0f s.", held_out, seconds)
+            _solve_head(net, split, recipe)
         return net
 
-    result = training.train(build, data, recipe, workdir, strategy)
+    result = training.train(build, data, recipe, workdir, strategy, start=start)
     if not training.is_chief(strategy):
         return result, None
-    judged = kev.evaluate(result.model, data, workdir)
+    evaluation = evaluate(result.model, data, workdir)
     if hub:
-        _export(result.model, pathlib.Path(workdir))
-    return result, judged
+        _export(result.model, workdir)
+    return result, evaluation
+
+
+def _recipe(given, settings, planned):
+    """The recipe that is given, or the planned one with what the user sets."""
+    epochs, image_size, batch_size, flip, precision = settings
+    if given is not None:
+        if settings != (None, None, None, True, "float32"):
+            raise ValueError(
+                "A `recipe` says epochs, sizes, batch, flip and precision itself: change it with "
+                "dataclasses.replace and leave the other arguments out."
+            )
+        return given
+    recipe = dataclasses.replace(planned(), flip=flip, precision=precision)
+    if batch_size is None:
+        return recipe
+    rate = recipe.learning_rate * batch_size / recipe.batch_size
+    return dataclasses.replace(recipe, batch_size=batch_size, learning_rate=rate)
+
+
+def _solve_head(net, split, recipe):
+    start = time.perf_counter()
+    score = fit_head(net, split, _phases(net, recipe)[-1].image_size, seed=recipe.seed)
+    held_out = "" if np.isnan(score) else f"{score:.1%} on held-out pictures, "
+    logging.info("Head on frozen features: %s%.0f s.", held_out, time.perf_counter() - start)
 
 
 def _export(model, workdir):
     """Exports for TF Hub, unless this run has done so already."""
-    import keras_effv2 as kev
-
     path, fresh = workdir / "hub", workdir / ".hub"
     if path.exists() and path.stat().st_mtime > (workdir / "start.json").stat().st_mtime:
         return
     shutil.rmtree(fresh, ignore_errors=True)
-    kev.export_hub(model, fresh)
+    export_hub(model, fresh)
     shutil.rmtree(path, ignore_errors=True)  # of a run that is gone
     fresh.rename(path)
 
@@ -322,20 +344,6 @@ def _export(model, workdir):
 def _phases(model, recipe):
     """The phases of a recipe, with the model's size where they do not say one."""
     return recipes.resolved(recipe, graph.side_of(model)).phases
-
-
-def _check_start(workdir, model, weights, begun):
-    """Refuses to resume what began from another network or other weights."""
-    path = workdir / "start.json"
-    ours = {"model": model, "weights": weights and str(weights)}
-    theirs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else ours
-    if begun and theirs != ours:
-        raise ValueError(
-            f"{workdir} holds a run of {theirs['model']} from {theirs['weights']}, this is "
-            f"{model} from {weights}. Use those to resume it, or another workdir."
-        )
-    if not begun or not path.exists():
-        files.write_whole(path, json.dumps(ours) + "\n")
 
 
 def estimate(model, data, recipe):

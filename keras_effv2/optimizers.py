@@ -8,6 +8,8 @@ from keras import ops
 
 from keras_effv2.layers import PACKAGE
 
+SHAPES = ("cosine", "linear", "staircase", "constant")
+
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -27,6 +29,10 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         self, peak, shape, warmup_steps, total_steps, minimum=0.0, decay_rate=0.97, decay_steps=1
     ):
         super().__init__()
+        if shape not in SHAPES:
+            raise ValueError(
+                f"`shape` of a schedule is one of {', '.join(SHAPES)}. Received: {shape!r}."
+            )
         self.settings = {
             "peak": peak,
             "shape": shape,
@@ -59,7 +65,7 @@ class _Fused:
 
     Keras makes an optimizer's slots while it traces the first step, which is then traced a second
     time, and its updates are up to fifteen operations a variable; both cost seconds for networks of
-    hundreds of variables. On other backends, and for sparse gradients, Keras' own update is made.
+    hundreds of variables (B0's first step takes 4.7 s, with Keras' 8.6: docs/measured.md). On other backends, and for sparse gradients, Keras' own update is made.
     """
 
     def build(self, variables):
@@ -71,13 +77,13 @@ class _Fused:
     def update_step(self, gradient, variable, learning_rate):
         if not self._is_plain() or not _has_kernel(gradient, variable):
             return super().update_step(gradient, variable, learning_rate)
-        self._apply_kernel(gradient, variable, learning_rate, self._get_variable_index(variable))
+        self._apply_kernel(gradient, variable, learning_rate)
 
     def _is_plain(self):
         """Whether the settings are those that the kernel knows."""
         raise NotImplementedError
 
-    def _apply_kernel(self, gradient, variable, learning_rate, index):
+    def _apply_kernel(self, gradient, variable, learning_rate):
         raise NotImplementedError
 
 
@@ -99,8 +105,17 @@ def _has_kernel(gradient, variable):
     )
 
 
-def _handle(slot):
-    return slot.value.handle
+def slot(optimizer, variable, kind):
+    """What an optimizer keeps of a variable, its `"momentums"` or `"velocities"`.
+
+    Keras has no public way from a variable to its slots: `optimizer.variables` is one flat list.
+    """
+    slots = getattr(optimizer, kind if hasattr(optimizer, kind) else f"_{kind}")
+    return slots[optimizer._get_variable_index(variable)]
+
+
+def _handle(optimizer, variable, kind):
+    return slot(optimizer, variable, kind).value.handle
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -115,19 +130,20 @@ class RMSprop(_Fused, keras.optimizers.RMSprop):
             return
         super().build(variables)
         with _outside_of_the_trace():
-            for velocity in self._velocities:
+            for variable in variables:
+                velocity = slot(self, variable, "velocities")
                 velocity.assign(ops.ones_like(velocity))
 
     def _is_plain(self):
         return self.momentum > 0 and not self.centered
 
-    def _apply_kernel(self, gradient, variable, learning_rate, index):
+    def _apply_kernel(self, gradient, variable, learning_rate):
         import tensorflow as tf
 
         tf.raw_ops.ResourceApplyRMSProp(
             var=variable.handle,
-            ms=_handle(self._velocities[index]),
-            mom=_handle(self._momentums[index]),
+            ms=_handle(self, variable, "velocities"),
+            mom=_handle(self, variable, "momentums"),
             lr=tf.cast(learning_rate, "float32"),
             rho=self.rho,
             momentum=self.momentum,
@@ -143,14 +159,14 @@ class AdamW(_Fused, keras.optimizers.AdamW):
     def _is_plain(self):
         return not self.amsgrad
 
-    def _apply_kernel(self, gradient, variable, learning_rate, index):
+    def _apply_kernel(self, gradient, variable, learning_rate):
         import tensorflow as tf
 
         step = tf.cast(self.iterations.value + 1, "float32")
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=_handle(self._momentums[index]),
-            v=_handle(self._velocities[index]),
+            m=_handle(self, variable, "momentums"),
+            v=_handle(self, variable, "velocities"),
             beta1_power=tf.pow(self.beta_1, step),
             beta2_power=tf.pow(self.beta_2, step),
             lr=tf.cast(learning_rate, "float32"),
@@ -168,12 +184,12 @@ class SGD(_Fused, keras.optimizers.SGD):
     def _is_plain(self):
         return self.momentum > 0
 
-    def _apply_kernel(self, gradient, variable, learning_rate, index):
+    def _apply_kernel(self, gradient, variable, learning_rate):
         import tensorflow as tf
 
         tf.raw_ops.ResourceApplyKerasMomentum(
             var=variable.handle,
-            accum=_handle(self.momentums[index]),
+            accum=_handle(self, variable, "momentums"),
             lr=tf.cast(learning_rate, "float32"),
             grad=gradient,
             momentum=self.momentum,

@@ -5,6 +5,7 @@ to its taker. Weights, optimizer and step count go through unchanged.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import keras
 
@@ -104,7 +105,7 @@ class ProgressiveLearning(keras.callbacks.Callback):
     2
     """
 
-    def __init__(self, phases, seed=0):
+    def __init__(self, phases: Iterable[Phase], seed: int = 0) -> None:
         super().__init__()
         self.phases = check(phases)
         self.seed = seed

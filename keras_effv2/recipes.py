@@ -5,7 +5,7 @@ import itertools
 
 from keras_effv2.phases import Phase, check, of_pictures, ramp
 from keras_effv2.phases import resolved as resolved_phases
-from keras_effv2.variants import VARIANTS
+from keras_effv2.variants import VARIANTS, efficientnet_v2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +192,11 @@ _COATNET_BASE = Recipe(
 )
 
 
+def _is_efficientnet(model):
+    """Whether a model is an EfficientNetV2, which takes pictures of every size."""
+    return isinstance(VARIANTS[model], efficientnet_v2.Variant)
+
+
 def _imagenet1k(model):
     if model in _PAPER_RAMP:
         size, randaugment, mixup, dropout = _PAPER_RAMP[model]
@@ -260,7 +265,7 @@ def _imagenet21k(model):
             loss="sigmoid",
             phases=phases,
         )
-    if not model.startswith("EfficientNetV2"):
+    if not _is_efficientnet(model):
         return None
     return dataclasses.replace(
         _V2_1K,
@@ -308,7 +313,7 @@ def _imagenet21k_ft1k(model):
         randaugment = {"randaugment": 5} if model == "CoAtNet4" else {}
         phases = ramp(30, 1, image_size=384, drop_path=_COATNET_21K[model], **randaugment)
         return dataclasses.replace(_COATNET_FT, batch_size=1024, phases=phases)
-    if not model.startswith("EfficientNetV2"):
+    if not _is_efficientnet(model):
         return None
     return dataclasses.replace(
         _V2_1K,
@@ -412,7 +417,7 @@ def _digits(model):
             image_size=(32, 56),
             dropout=(0.0, 0.2),
             drop_path=(0.0, 0.1),
-            multiple_of=1 if model.startswith("EfficientNetV2") else 32,
+            multiple_of=1 if _is_efficientnet(model) else 32,
         ),
     )
 
@@ -434,7 +439,7 @@ RECIPES = {
 }
 
 
-def get(name, model="EfficientNetV2S"):
+def get(name: str, model: str = "EfficientNetV2S") -> Recipe:
     """Returns a recipe.
 
     Args:

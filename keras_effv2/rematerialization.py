@@ -3,7 +3,8 @@
 A network is cut into its blocks; only what flows from block to block is kept until the gradients
 are computed, and each block is run again for its own. Random masks are the same both times and
 moving averages move once, so that the gradients are those of the whole network (Chen et al. 2016,
-arXiv 1604.06174; elsewhere "gradient checkpointing").
+arXiv 1604.06174; elsewhere "gradient checkpointing"). CoAtNet-0 at 192 pixels takes 2.3 instead of
+5.0 GiB and 3.3 instead of 2.7 s a step (docs/measured.md).
 """
 
 import collections
@@ -21,7 +22,8 @@ def blocks(model):
     Args:
         model: A `keras.Model` of one input and one output. It is cut where a single tensor leads
             from one block to the next; a block is what shares the first word of its layers' names
-            (`block2b_add`: `block2b`).
+            (`block2b_add`: `block2b`): names are all that a model tells of its blocks once it was
+            saved and loaded.
 
     Returns:
         A list of models; called one after the other they are the model.

@@ -108,6 +108,15 @@ def build_convnet():
     return keras.Model(inputs, outputs)
 
 
+def dense(classes, hidden=0):
+    """A classifier of mean colours."""
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    if hidden:
+        x = keras.layers.Dense(hidden)(x)
+    return keras.Model(inputs, keras.layers.Dense(classes, activation="softmax")(x))
+
+
 def mirrored(replicas):
     """A strategy over the first logical CPUs; its reductions do not disturb later strategies."""
     return tf.distribute.MirroredStrategy(

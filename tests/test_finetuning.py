@@ -50,7 +50,7 @@ def test_frozen_is_frozen(policy, tiny_effnet):
 def test_freeze_refuses(tiny_effnet):
     with pytest.raises(ValueError, match="`policy` is one of none, batch_norm, backbone"):
         finetuning.freeze(tiny_effnet(), "all")
-    with pytest.raises(ValueError, match="no head named `predictions`"):
+    with pytest.raises(ValueError, match="has no head; with policy='backbone'"):
         finetuning.freeze(tiny_effnet(include_top=False), "backbone")
 
 
@@ -147,6 +147,12 @@ def test_the_estimate_is_of_this_machine():
     text = finetuning.estimate(model, tiny_data(count=100), recipe)
     minutes = 4 * 0.2 * 50 * (2 * 0.25 + 2) / 60
     assert "4 epochs of 100 pictures, batch 2, sizes 32, 64" in text
+    one = finetuning.estimate(
+        model,
+        tiny_data(count=100),
+        dataclasses.replace(recipe, epochs=1, phases=kev.ramp(1, 1, image_size=32)),
+    )
+    assert one.startswith("1 epoch of")
     assert f"about {round(minutes)} min" in text and "64 pixels (20" in text
 
 
@@ -163,9 +169,6 @@ def start(monkeypatch, tmp_path):
     """A tiny network under B0's name, and weights of another task: `(network, path)`."""
     row = tiny_efficientnet_row(name="EfficientNetV2B0")
     monkeypatch.setitem(models.VARIANTS, "EfficientNetV2B0", row)
-    monkeypatch.setattr(
-        kev, "EfficientNetV2B0", lambda **options: efficientnet_v2.build(row, **options)
-    )
     network = efficientnet_v2.build(row, weights=None, classes=7)
     network.save_weights(tmp_path / "start.weights.h5")
     return network, str(tmp_path / "start.weights.h5")
@@ -307,3 +310,17 @@ def test_the_command(start, tmp_path, capsys):
     assert f"report: {tmp_path}/run/report.html" in lines[5]
     assert cli.main([*command, "--model=VGG"]) == 2
     assert "there is no model 'VGG'" in capsys.readouterr().err
+
+
+def test_what_cannot_be_leaves_nothing_behind(start, tmp_path):
+    """Checked before the batch is allocated, the head solved or a folder made."""
+    options = {"weights": start[1], "image_size": 32, "batch_size": 1_000_000}
+    with pytest.raises(ValueError, match="batch of 1000000 is larger than .* 48 pictures"):
+        finetuning.finetune("EfficientNetV2B0", tiny_data(), tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_head_that_it_solves_is_no_warning(start, tmp_path, caplog):
+    options = {"weights": start[1], "epochs": 1, "image_size": 32, "hub": False}
+    finetuning.finetune("EfficientNetV2B0", tiny_data(), tmp_path / "run", **options)
+    assert "has to be trained" not in caplog.text

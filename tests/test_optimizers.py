@@ -138,7 +138,7 @@ def test_one_kernel_computes_what_keras_does(name, jit):
         optimizer = make(Schedule(0.1, "cosine", 2, 6), **settings)
         optimizer.build([variable])
         if name == "rmsprop":
-            optimizer._velocities[0].assign(np.ones(4))
+            optimizers.slot(optimizer, variable, "velocities").assign(np.ones(4))
         sides.append(compiled(optimizer, variable, jit_compile=jit))
     for gradient in gradients():
         for step in sides:
@@ -167,7 +167,7 @@ def test_sparse_gradients_take_keras_way(name):
         optimizer = make(0.1, **settings)
         optimizer.build([variable])
         if name == "rmsprop":
-            optimizer._velocities[0].assign(np.ones((3, 2)))
+            optimizers.slot(optimizer, variable, "velocities").assign(np.ones((3, 2)))
         optimizer.apply([rows], [variable])
         results.append(variable.numpy())
     np.testing.assert_allclose(results[0], results[1], rtol=1e-6)
@@ -180,3 +180,26 @@ def test_kernels_alone_decay(family, request):
     for variable in model.trainable_variables:
         assert variable.name in norms_and_biases or "kernel" in variable.name
         assert optimizers.is_decayed(variable) == (variable.name not in norms_and_biases)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_a_slot_is_the_variables_own(name):
+    """After a step from nothing the momentum of each variable is its own gradient's, to a factor."""
+    fused, settings = FUSED[name]
+    variables = [keras.Variable(np.zeros(size, "float32")) for size in (2, 3, 4)]
+    optimizer = fused(0.1, **settings)
+    steps = [np.full(v.shape, 1.0 + i, "float32") for i, v in enumerate(variables)]
+    optimizer.apply([tf.constant(step) for step in steps], variables)
+    for variable, step in zip(variables, steps, strict=True):
+        momentum = optimizers.slot(optimizer, variable, "momentums")
+        assert any(momentum is own for own in optimizer.variables)
+        assert momentum.shape == variable.shape
+        if name != "rmsprop":  # which divides by the gradient's own size
+            share = momentum.numpy() / step
+            np.testing.assert_allclose(share, {"adamw": 0.1}.get(name, -0.1), rtol=1e-5)
+
+
+def test_an_unknown_shape_lists_the_known():
+    known = "cosine, linear, staircase, constant"
+    with pytest.raises(ValueError, match=f"`shape` .* {known}. Received: 'cosinus'"):
+        Schedule(0.4, "cosinus", 0, 100)

@@ -1,5 +1,11 @@
 """Progressive learning: the paper's table, and rates measured in the compiled step."""
 
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -304,3 +310,59 @@ def test_our_networks_take_both_rates(family, request):
     for layer in drops:  # deeper blocks drop more: rate x depth
         assert np.mean(step(ones, layer) == 0) == pytest.approx(0.4 * layer.depth, abs=0.02)
     assert [x.depth for x in drops] == sorted(x.depth for x in drops) and drops[-1].depth > 0.5
+
+
+def test_phases_that_say_nothing_are_filled_in():
+    phases = (Phase(0, 1), Phase(1, 2, image_size=48, batch_size=4, mixup=0.1))
+    assert progressive.resolved(phases, 32, 8) == (
+        Phase(0, 1, image_size=32, batch_size=8),
+        phases[1],
+    )
+
+
+NOISE = """
+import keras, pathlib, sys
+import keras_effv2 as kev
+from conftest import tiny_data
+
+class Noise(kev.layers.Dropout):
+    strength = "noise"
+
+images = keras.Input((None, None, 3))
+x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(images))
+noise = Noise(0.0)
+model = keras.Model(images, keras.layers.Dense(4, activation="softmax")(noise(x)))
+rates = []
+note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: rates.append(noise.rate))
+phases = kev.ramp(2, 2, image_size=16, noise=(0.1, 0.7))
+recipe = kev.recipes.Recipe("tiny", "tests", 2, 8, 1e-3, phases=phases)
+done = kev.train(model, tiny_data(), recipe, sys.argv[1], "one", callbacks=[note], progress=False)
+assert rates == [row["noise"] for row in done.history] == [0.1, 0.7], rates
+assert "noise" in pathlib.Path(sys.argv[1], "metrics.csv").read_text().splitlines()[0]
+other = keras.Model(images, keras.layers.Dense(4)(x))
+try:
+    kev.train(other, tiny_data(), recipe, sys.argv[1] + "2", "one", progress=False)
+except ValueError as error:
+    assert "schedule noise, but model" in str(error)
+try:
+    kev.ramp(2, 2, noise=(0, 3))
+except ValueError as error:
+    assert "`noise` is a pair" in str(error)
+"""
+
+
+def test_a_further_regulariser_is_one_field_and_its_taker(tmp_path):
+    """The package with one line more ramps, checks, delivers and records its strength."""
+    package = pathlib.Path(progressive.__file__).parent
+    shutil.copytree(package, tmp_path / "more" / package.name)
+    path = tmp_path / "more" / package.name / "phases.py"
+    text, line = path.read_text(), '    drop_path: float | None = _scheduled(0, 1, "layers")\n'
+    assert text.count(line) == 1
+    path.write_text(
+        text.replace(line, line + '    noise: float | None = _scheduled(0, 2, "layers")\n')
+    )
+    tests = pathlib.Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'more'}{os.pathsep}{tests}"}
+    command = [sys.executable, "-c", NOISE, str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from keras_effv2 import files
 from keras_effv2.data.cars import load_cars
@@ -11,6 +12,8 @@ from keras_effv2.data.folder import load_folder
 from keras_effv2.data.split import Data, Split
 from keras_effv2.data.tfds import load_tfds
 from keras_effv2.data.walking import is_text
+
+UNEQUAL = 10  # a class of so many times the pictures of another hides how the other fares
 
 
 def load(
@@ -44,6 +47,30 @@ def load(
     """
     if not 0 <= validation < 0.5:
         raise ValueError(f"`validation` is a part in [0, 0.5). Received: {validation}.")
+    found = _load(spec, validation, seed, strict)
+    _warn_of_unequal(found)
+    return found
+
+
+def _warn_of_unequal(data):
+    counts = getattr(data.train, "labels", None)
+    if counts is None:  # records that are read one by one
+        return
+    counts = np.bincount(counts, minlength=len(data.class_names))
+    few, many = int(counts.argmin()), int(counts.argmax())
+    if counts[many] >= UNEQUAL * max(1, counts[few]):
+        logging.warning(
+            "%s has %d training pictures of %s and %d of %s: accuracy hides how the few fare; look at "
+            "the recall of each class.",
+            data.name,
+            counts[many],
+            data.class_names[many],
+            counts[few],
+            data.class_names[few],
+        )
+
+
+def _load(spec, validation, seed, strict):
     kind, rest = _parse(spec)
     if kind == "digits":
         return _load_digits(validation, seed)

@@ -155,7 +155,7 @@ def build(
             for key, value in checkpoint.geometry.items():
                 setattr(contract, key, value)
         if include_top and fresh_head:
-            logging.warning(
+            logging.info(
                 "%s: the head for %d classes is new and has to be trained; %s has %s.",
                 model.name,
                 classes,

@@ -10,6 +10,7 @@ from keras_effv2.training.run import Result
 from keras_effv2.training.step import cross_entropy
 from keras_effv2.training.stopping import TERMINATED
 from keras_effv2.training.strategy import STRATEGIES, is_chief, make_strategy
+from keras_effv2.training.unseen import unseen
 
 __all__ = [
     "STRATEGIES",
@@ -20,4 +21,5 @@ __all__ = [
     "is_chief",
     "make_strategy",
     "train",
+    "unseen",
 ]

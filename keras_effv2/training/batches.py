@@ -19,10 +19,13 @@ class Batches:
         phases: `Phase` rows that say size and batch size.
         recipe: A `Recipe`.
         strategy: A `tf.distribute.Strategy`.
+        static: Whether the compiler of the step is to know the image size: where every size is
+            compiled for itself, and for a model of a single one.
     """
 
-    def __init__(self, split, phases, recipe, strategy):
+    def __init__(self, split, phases, recipe, strategy, static=False):
         self.split, self.phases, self.recipe, self.strategy = split, phases, recipe, strategy
+        self.static = static or is_tpu(strategy)
         self._ahead = None  # (epoch, skip), future iterator
 
     def __enter__(self):
@@ -48,7 +51,6 @@ class Batches:
     def _made(self, epoch, skip):
         phase = progressive.phase_at(self.phases, epoch)
         settings = recipes.augment_of(self.recipe, phase)
-        static = is_tpu(self.strategy)
 
         def batches(context):
             own = self.split.train_batches(
@@ -61,8 +63,7 @@ class Batches:
                 shard=(context.input_pipeline_id, context.num_input_pipelines),
             )
             own = _per_replica(own, phase.batch_size, context)
-            # on TPU every size is compiled for itself; elsewhere one trace serves all
-            return own if static else own.map(_loosen)
+            return own if self.static else own.map(_loosen)  # one trace serves all sizes
 
         return self.strategy.distribute_datasets_from_function(batches)
 

@@ -1,4 +1,8 @@
-"""Training state on disk: written whole or not at all, checked when read, the last two kept."""
+"""Training state on disk: written whole or not at all, checked when read, the last two kept.
+
+Keras' `BackupAndRestore` begins a broken epoch again, loses the seeds of
+dropout and does not notice a torn file.
+"""
 
 import contextlib
 import hashlib
@@ -18,18 +22,29 @@ KEEP = 2
 def locked(workdir):
     """Keeps other processes out of a workdir; the kernel lets go if this one dies.
 
+    A workdir that is made for it and stays empty, because the run is refused, is removed again.
+
     Raises:
         RuntimeError: If another process works there.
     """
-    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(files.locked(pathlib.Path(workdir) / ".lock", wait=False))
-        except BlockingIOError:
-            raise RuntimeError(
-                f"Another process trains in {workdir}. Wait for it, or choose another workdir."
-            ) from None
-        yield
+    workdir = pathlib.Path(workdir)
+    lock = workdir / ".lock"
+    new = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
+    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(files.locked(lock, wait=False))
+            except BlockingIOError:
+                raise RuntimeError(
+                    f"Another process trains in {workdir}. Wait for it, or choose another workdir."
+                ) from None
+            yield
+    finally:
+        if new and workdir.exists() and {*workdir.iterdir()} <= {lock}:
+            lock.unlink(missing_ok=True)
+            for folder in new:
+                folder.rmdir()
 
 
 def save(folder, step, arrays, meta):
@@ -51,8 +66,16 @@ def save(folder, step, arrays, meta):
     body = body.getbuffer()
     digest = hashlib.sha256(body).hexdigest().encode()
     files.write_whole(folder / f"step-{step:09d}.ckpt", digest + bytes(body))
-    for old in sorted(folder.glob("step-*.ckpt"))[:-KEEP]:
-        old.unlink()
+    # those of later steps are torn, else the run would have gone on from there
+    kept = sorted(path for path in folder.glob("step-*.ckpt") if _step(path) <= step)[-KEEP:]
+    for path in folder.glob("step-*.ckpt"):
+        if path not in kept:
+            path.unlink()
+
+
+def _step(path):
+    digits = path.stem.removeprefix("step-")
+    return int(digits) if digits.isdecimal() else -1
 
 
 def load_newest(folder):

@@ -1,36 +1,40 @@
 """The training as a page: `train`, its epochs, one epoch."""
 
 import contextlib
-import pathlib
+import os
 import time
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
-from absl import logging
+import tensorflow as tf
 
-from keras_effv2 import layers, progressive
-from keras_effv2.training import checkpoints, records
-from keras_effv2.training.batches import Batches
+from keras_effv2 import files, layers, progressive
+from keras_effv2.data import Data, Split
+from keras_effv2.recipes import Recipe
+from keras_effv2.training import checkpoints, records, state
+from keras_effv2.training.callbacks import Log, check_callbacks, numbers
 from keras_effv2.training.run import Result, Run
 from keras_effv2.training.stopping import NotFinite, Signals
 from keras_effv2.training.strategy import has_workers, is_chief, make_strategy
 
 
 def train(
-    model,
-    data,
-    recipe,
-    workdir,
-    strategy="auto",
+    model: keras.Model | Callable[[], keras.Model],
+    data: Data,
+    recipe: Recipe,
+    workdir: str | os.PathLike,
+    strategy: str | tf.distribute.Strategy = "auto",
     *,
-    callbacks=(),
-    tpu="local",
-    steps_per_call=None,
-    jit_compile=False,
-    remat=False,
-    rollback=False,
-    progress=True,
-):
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    tpu: str = "local",
+    steps_per_call: int | None = None,
+    jit_compile: bool = False,
+    remat: bool = False,
+    rollback: bool = False,
+    progress: bool = True,
+    start: dict | None = None,
+) -> Result:
     """Trains a model; resumes what it finds in the workdir.
 
     Args:
@@ -42,7 +46,8 @@ def train(
             checkpoints/, model.keras, labels.txt, summary.json.
         strategy: `"auto"` (all GPUs of this machine, else one device), `"one"`, `"mirrored"`,
             `"multiworker"` (by TF_CONFIG), `"tpu"`, or a `tf.distribute.Strategy`.
-        callbacks: Keras callbacks.
+        callbacks: Keras callbacks. With an EMA the model has its averaged weights at the end of an
+            epoch, when callbacks save or remember it; what they assign to it stays.
         tpu: Name of the TPU for the resolver.
         steps_per_call: Steps that one call of the compiled function makes; default 1, on TPU 50.
         jit_compile: Whether XLA compiles the step, once for each image size; on one device only
@@ -51,7 +56,9 @@ def train(
             less memory, about a third more time, the same gradients.
         rollback: After a loss that is not finite: whether to go back to the last good checkpoint
             and leave out the call of steps that broke, up to three times, instead of raising.
-        progress: Whether to show a progress bar on stderr.
+        progress: Whether to show a progress bar on stderr, or a line an epoch where nobody looks.
+        start: What the model starts from, a dictionary with `model` and `weights`; a run is resumed
+            with the same alone.
 
     Returns:
         A `Result`.
@@ -63,47 +70,60 @@ def train(
         FloatingPointError: If the loss is not finite.
         SystemExit: With code 143 after SIGTERM, when the checkpoint is saved.
         KeyboardInterrupt: After Ctrl-C, when the checkpoint is saved; a second one does not wait.
+
+    Example:
+
+    >>> import dataclasses, tempfile
+    >>> from keras_effv2 import data, ramp, recipes
+    >>> images = keras.Input((None, None, 3))
+    >>> x = keras.layers.GlobalAveragePooling2D()(images)
+    >>> model = keras.Model(images, keras.layers.Dense(10, "softmax")(x))
+    >>> recipe = recipes.Recipe("short", "an example", epochs=2, batch_size=256, learning_rate=0.01)
+    >>> recipe = dataclasses.replace(recipe, phases=ramp(2, 2, image_size=(8, 16)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result = train(model, data.load("digits"), recipe, folder, progress=False)
+    >>> [row["image_size"] for row in result.history]
+    [8, 16]
     """
     layers.require_tensorflow("Training")
-    if "://" in str(workdir):
-        raise ValueError(
-            f"`workdir` is a local folder. Received: {workdir}. Train into a local folder and copy "
-            "it, or mount the bucket."
-        )
+    folder = files.local(workdir, "The workdir")
     check_trainable(data)
-    strategy = make_strategy(strategy, tpu)
-    with checkpoints.locked(workdir) if is_chief(strategy) else contextlib.nullcontext():
-        run = Run(model, data, recipe, pathlib.Path(workdir), strategy)
+    check_callbacks(callbacks)
+    devices = make_strategy(strategy, tpu)
+    with checkpoints.locked(folder) if is_chief(devices) else contextlib.nullcontext():
+        checkpoint = state.newest(folder)
+        state.check_start(folder, checkpoint, start)
+        run = Run(model, data, recipe, folder, devices, start)
         step = run.train_step(steps_per_call, jit_compile, remat)
-        resumed_from = run.resume()
+        resumed_from = run.resume(checkpoint)
         _epochs(run, step, callbacks, rollback, progress)
         run.finish()
     done = run.progress
     return Result(run.model, done.history, done.step, resumed_from, step.traces)
 
 
-def check_trainable(data):
-    """Refuses a data set that is for testing only."""
+def check_trainable(data: Data) -> Split:
+    """Gives the training split; refuses a data set that is for testing only."""
     if data.train is None:
         raise ValueError(
             f"{data.name} has no split to train on, only one to evaluate: train on another set."
         )
+    return data.train
 
 
 def _epochs(run, step, callbacks, rollback, shown):
     """All epochs that are left; after a loss that is not finite, from the last checkpoint."""
-    epochs, rollbacks = run.recipe.epochs, 0
-    log = keras.callbacks.CallbackList([*callbacks], model=run.model, epochs=epochs, verbose=0)
-    run.model.stop_training = False
+    shown, rollbacks = shown and run.is_chief, 0
+    log = Log(callbacks, run.model, run.recipe.epochs, verbose=int(shown))
     if rollback and not run.progress.step:
         run.save()  # the first epoch can break too
     with (
         Signals() as signals,
         records.curves(run.workdir) if run.is_chief else contextlib.nullcontext() as write,
-        Batches(run.data.train, run.phases, run.recipe, run.devices) as batches,
+        run.batches() as batches,
     ):
         log.on_train_begin()
-        while run.progress.epoch < epochs and not run.is_over():
+        while not run.is_over():
             try:
                 _epoch(run, step, batches, log, signals, shown)
             except NotFinite as error:
@@ -113,11 +133,13 @@ def _epochs(run, step, callbacks, rollback, shown):
                 run.roll_back(error.left_out)
                 continue
             if write:
+                run.record()
                 write(run.progress.history)
             run.save()
             if signals.asked and not has_workers(run.devices):
                 signals.leave(run.progress.step)
-        log.on_train_end()
+    with run.settled():
+        log.on_train_end(numbers(run.progress.history[-1]) if run.progress.history else {})
 
 
 def _epoch(run, step, batches, log, signals, shown):
@@ -125,45 +147,49 @@ def _epoch(run, step, batches, log, signals, shown):
     progress = run.progress
     phase = progressive.phase_at(run.phases, progress.epoch)
     progressive.deliver(run.model, phase)
-    log.on_epoch_begin(progress.epoch)
+    steps = run.data.train.steps(phase.batch_size)
+    log.begin_epoch(progress.epoch, steps)
     start, first = time.perf_counter(), progress.epoch_step
-    _steps(run, step, batches.of(progress.epoch, first), phase, log, signals, shown)
+    iterator = batches.of(progress.epoch, first)
+    with records.bar(progress, run.phases, steps, shown) as bar:
+        _steps(run, step, iterator, steps, phase, log, signals, bar)
     seconds = time.perf_counter() - start
     images = (progress.epoch_step - first) * phase.batch_size
     row = records.row(progress, phase, float(run.optimizer.learning_rate), images, seconds)
-    if run.data.validation is not None:
-        with run.averaged():
+    with run.averaged():
+        if run.data.validation is not None:
+            log.on_test_begin()
             row["val_loss"], row["val_accuracy"] = run.evaluate()
-    progress.close_epoch(row)
-    if run.recipe.patience and "val_loss" in row:
-        run.keep_best(row["val_loss"])
-    logging.info("%s", records.line(row, run.recipe.epochs))
-    log.on_epoch_end(progress.epoch - 1, row)
+            log.on_test_end({"loss": row["val_loss"], "accuracy": row["val_accuracy"]})
+        progress.close_epoch(row)
+        if run.recipe.patience and "val_loss" in row:
+            run.keep_best(row["val_loss"])
+        records.say(row, run.recipe.epochs, bar, shown)
+        log.end_epoch(row)
+    progress.stopped = bool(run.model.stop_training)
 
 
-def _steps(run, step, iterator, phase, log, signals, shown):
+def _steps(run, step, iterator, steps, phase, log, signals, bar):
     """The steps of an epoch, with a checkpoint where one is due or a signal asks for it."""
     progress, every = run.progress, run.recipe.checkpoint_steps
-    steps = run.data.train.steps(phase.batch_size)
-    with records.bar(progress, run.phases, steps, shown and run.is_chief) as bar:
-        while progress.epoch_step < steps:
-            if [progress.epoch, progress.epoch_step] in progress.left_out:
-                next(iterator)
-                progress.epoch_step += 1
-                continue
-            count = progress.steps_of_call(steps, step.steps_per_call, every)
-            log.on_train_batch_begin(progress.epoch_step)
-            sums = step(iterator, count, bool(signals.asked))
-            progress.add(count, sums)
-            if not np.isfinite(sums.loss) or sums.not_finite:
-                raise NotFinite(run.say_not_finite(phase), progress.last(count))
-            logs = progress.means()
-            log.on_train_batch_end(progress.epoch_step - 1, logs)
-            bar.set_postfix(loss=f"{logs['loss']:.3f}", top1=f"{logs['accuracy']:.3f}")
-            bar.update(count)
-            # workers have to stop at the same step, whichever of them was asked
-            asked = sums.asked > 0 if has_workers(run.devices) else signals.asked
-            if asked or (every and progress.step % every == 0 and progress.epoch_step < steps):
-                run.save()
-                if asked:
-                    signals.leave(progress.step)
+    while progress.epoch_step < steps and not run.model.stop_training:
+        if [progress.epoch, progress.epoch_step] in progress.left_out:
+            next(iterator)
+            progress.epoch_step += 1
+            continue
+        count = progress.steps_of_call(steps, step.steps_per_call, every)
+        log.on_train_batch_begin(progress.epoch_step)
+        sums = step(iterator, count, bool(signals.asked))
+        progress.add(count, sums)
+        if not np.isfinite(sums.loss) or sums.not_finite:
+            raise NotFinite(run.say_not_finite(phase), progress.last(count))
+        logs = progress.means()
+        log.on_train_batch_end(progress.epoch_step - 1, logs)
+        bar.set_postfix(loss=f"{logs['loss']:.3f}", top1=f"{logs['accuracy']:.3f}")
+        bar.update(count)
+        # workers have to stop at the same step, whichever of them was asked
+        asked = sums.asked > 0 if has_workers(run.devices) else signals.asked
+        if asked or (every and progress.step % every == 0 and progress.epoch_step < steps):
+            run.save()
+            if asked:
+                signals.leave(progress.step)

@@ -1,21 +1,22 @@
-"""What a run writes for people, and what such files say later; nothing of devices."""
+"""What a run writes for people; nothing of devices."""
 
 import contextlib
 import csv
 import io
 import itertools
 import json
-import os
 import sys
 
 import keras
 import numpy as np
 import tensorflow as tf
 import tqdm
+from absl import logging
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from keras_effv2 import files, progressive
+from keras_effv2.data import resolved
 
 
 def row(progress, phase, learning_rate, images, seconds):
@@ -69,6 +70,14 @@ def bar(progress, phases, steps, shown):
     )
 
 
+def say(row, epochs, bar, shown):
+    """Tells of an epoch: in the log, or on stderr where a bar is wanted and nobody looks."""
+    if shown and bar.disable:
+        sys.stderr.write(line(row, epochs) + "\n")
+    else:
+        logging.info("%s", line(row, epochs))
+
+
 @contextlib.contextmanager
 def curves(workdir):
     """Within the block: a function of a run's rows that writes metrics.csv and tensorboard/."""
@@ -104,16 +113,18 @@ def write_results(workdir, model, data, recipe, progress):
     history = progress.history
     last = history[-1] if history else {}
     best = {"best_epoch": progress.best_epoch, "best_val_loss": progress.best_loss}
+    best = best if np.isfinite(progress.best_loss) else {}
     summary = {
         "model": model.name,
         "data": data.name,
+        "data_path": resolved(data.name),
         "recipe": recipe.name,
         "steps": progress.step,
         "epochs": progress.epoch,
         "seconds": sum(row["seconds"] for row in history),
         "skipped_pictures": list(getattr(data.train, "skipped", ())),
         "steps_left_out": progress.left_out,
-        **(best if progress.best else {}),
+        **best,
         **{key: last.get(key) for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
     }
     files.write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -174,16 +185,3 @@ def phases_table(history):
         span = f"{first['epoch'] + 1}-{last['epoch'] + 1}"
         lines.append(f"{span:>9} {last['image_size']:>6} " + " ".join(cells))
     return lines
-
-
-def learnt_from(path):
-    """Name and fingerprint of the data of the run that a file lies in, as far as it is in one."""
-    found = set()
-    if not os.path.exists(path):  # a tag
-        return found
-    for name, key in (("summary.json", "data"), ("recipe.json", "training data")):
-        beside = os.path.join(os.path.dirname(path), name)
-        if os.path.exists(beside):
-            with open(beside, encoding="utf-8") as file:
-                found.add(json.load(file).get(key))
-    return found - {None}

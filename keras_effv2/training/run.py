@@ -1,14 +1,17 @@
 """What a run is made of: model, optimizer, moving average, loss scale, phases, progress."""
 
+import contextlib
 import dataclasses
+import json
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import graph, layers, optimizers, progressive, recipes, rematerialization
+from keras_effv2 import files, graph, layers, optimizers, progressive, recipes, rematerialization
 from keras_effv2.training import records, state, stopping, strategy
-from keras_effv2.training.batches import eval_batches
+from keras_effv2.training.batches import Batches, eval_batches
 from keras_effv2.training.step import LARGEST_SCALE, EvalStep, TrainStep
 
 
@@ -40,9 +43,10 @@ class Run:
         recipe: A `Recipe`.
         workdir: Folder of the run, a `pathlib.Path`.
         devices: A `tf.distribute.Strategy`.
+        start: What the model starts from, as `train`'s.
     """
 
-    def __init__(self, model, data, recipe, workdir, devices):
+    def __init__(self, model, data, recipe, workdir, devices, start=None):
         self.data, self.recipe, self.workdir, self.devices = data, recipe, workdir, devices
         self.is_chief = strategy.is_chief(devices)
         self.given = model if isinstance(model, keras.Model) else None
@@ -68,6 +72,8 @@ class Run:
             half = "mixed_float16" in strategy.policies(self.model)
             self.scaling = [tf.Variable(LARGEST_SCALE), tf.Variable(0.0)] if half else []
         self.progress = state.Progress()
+        self.about = {"run": state.as_json(state.describe(recipe, self.model, data))}
+        self.about |= {} if start is None else {"start": state.as_json(start)}
         self._eval_step = EvalStep(self.logits, recipe, devices)
 
     def train_step(self, steps_per_call, jit_compile, remat):
@@ -85,6 +91,11 @@ class Run:
             steps_per_call or (50 if strategy.is_tpu(self.devices) else 1),
             jit_compile,
         )
+
+    def batches(self):
+        """The training batches of every epoch."""
+        static = not graph.is_dynamic(self.model)
+        return Batches(self.data.train, self.phases, self.recipe, self.devices, static)
 
     def evaluate(self):
         """Loss and top-1 of the validation split, every picture once."""
@@ -107,23 +118,33 @@ class Run:
     def save(self):
         """Writes a checkpoint."""
         if self.is_chief:
-            state.save(self.workdir, self.progress, self._variables())
+            state.save(self.workdir, self.progress, self._variables(), self.about)
 
-    def restore(self):
-        """Goes back to the newest whole checkpoint, if there is one."""
-        self.progress = state.restore(self.workdir, self._variables()) or self.progress
+    def restore(self, checkpoint):
+        """Goes back to a checkpoint, if there is one."""
+        if checkpoint is not None:
+            self.progress = state.restore(self.workdir, checkpoint, self._variables())
+
+    def record(self, anew=False):
+        """Writes what the run is, anew or where that is missing: recipe.json and start.json."""
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        for name, key in (("recipe.json", "run"), ("start.json", "start")):
+            path = self.workdir / name
+            said = self.about.get(key)
+            if said is not None and (anew or not state.says(path, said)):
+                files.write_whole(path, json.dumps(said, indent=2) + "\n")
 
     def roll_back(self, left_out):
         """Goes back to the newest checkpoint, from where these steps are left out."""
         broken, left_out = self.progress.step, self.progress.left_out + left_out
-        self.restore()
+        self.restore(state.newest(self.workdir))
         self.progress.left_out = left_out
         logging.warning("Rolled back from step %d to step %d.", broken, self.progress.step)
 
     def say_not_finite(self, phase):
         """The sentence on a loss that is not finite."""
-        newest = state.newest_step(self.workdir)
-        good = "none" if newest is None else f"step {newest}"
+        newest = state.newest(self.workdir)
+        good = "none" if newest is None else f"step {newest[1]['step']}"
         return (
             f"The loss or its gradient is not finite at step {self.progress.step}, epoch "
             f"{self.progress.epoch}, phase {phase}. Last good checkpoint: {good}. Lower the "
@@ -131,12 +152,13 @@ class Run:
             "--rollback)."
         )
 
-    def resume(self):
-        """Takes up what the workdir holds; the step of it, 0 for a fresh run."""
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        described = state.describe(self.recipe, self.model, self.data)
-        state.check_workdir(self.workdir, described, self.is_chief)
-        self.restore()
+    def resume(self, checkpoint):
+        """Takes up the workdir's newest checkpoint, or begins; the step, 0 for a fresh run."""
+        state.check_same(self.workdir, checkpoint, self.about["run"])
+        if self.is_chief:
+            self.record(anew=checkpoint is None)
+            files.sweep(self.workdir)
+        self.restore(checkpoint)
         if strategy.has_workers(self.devices):
             state.check_workers(self.devices, self.progress.step)
         if self.progress.step:
@@ -149,16 +171,30 @@ class Run:
         return self.progress.step
 
     def is_over(self):
-        """Whether a callback, or `patience`, ends the training before its last epoch."""
+        """Whether the last epoch is done, or a callback or `patience` ends the training before."""
         losses = [row["val_loss"] for row in self.progress.history if "val_loss" in row]
-        return self.model.stop_training or stopping.is_over(losses, self.recipe.patience)
+        stopped = self.progress.stopped or stopping.is_over(losses, self.recipe.patience)
+        return stopped or self.progress.epoch >= self.recipe.epochs
 
-    def finish(self):
-        """Leaves the model as it is to be used, and writes the results."""
+    @contextlib.contextmanager
+    def settled(self):
+        """The model with the weights that are the result: the best, the averaged or the last.
+
+        What is made of them within the block stays, for a later call too.
+        """
         progressive.fix(self.model)
         kept = self.progress.best or self.average
         if kept:
             state.assign(self.model, kept)
+        before = [weight.numpy() for weight in self.model.weights]
+        yield
+        after = [weight.numpy() for weight in self.model.weights]
+        if not all(map(np.array_equal, before, after)):
+            self.progress.best = after
+            self.save()
+
+    def finish(self):
+        """Says in the model how it is to be used, and writes the results."""
         pixels = layers.find_pixels(self.model)
         if pixels is not None:
             pixels.class_names = tuple(self.data.class_names)
@@ -184,8 +220,14 @@ def fits(model, data, recipe, eval_size, replicas):
             f"Build the model with classes={len(data.class_names)}."
         )
     layers.check_preprocessing(model)
-    multiple = graph.side_multiple(model)
+    multiple, side = graph.side_multiple(model), model.inputs[0].shape[1]
     for size in (*(phase.image_size for phase in recipe.phases), eval_size):
+        if side not in (None, size):
+            raise ValueError(
+                f"{model.name} takes pictures of {side} pixels alone: a layer such as Flatten before "
+                f"its head forbids others. Received a phase or an `eval_size` of {size} pixels: "
+                f"give {side}, or pool before the head (GlobalAveragePooling2D)."
+            )
         if size % multiple:
             raise ValueError(
                 f"{model.name} takes multiples of {multiple} pixels. Received a phase or "

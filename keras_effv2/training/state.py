@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import files, layers
+from keras_effv2 import layers
 from keras_effv2.data.split import of_names
 from keras_effv2.training import checkpoints
 
@@ -30,6 +30,7 @@ class Progress:
         best: Arrays of the weights of the lowest validation loss, with `patience`.
         best_loss: That loss.
         best_epoch: Epochs done when it was measured.
+        stopped: Whether a callback has ended the training.
     """
 
     step: int = 0
@@ -41,6 +42,7 @@ class Progress:
     best: list = dataclasses.field(default_factory=list)
     best_loss: float = float("inf")
     best_epoch: int = 0
+    stopped: bool = False
 
     def add(self, count, sums):
         """Notes steps that are done."""
@@ -99,20 +101,17 @@ def variables(model, optimizer, average, scaling):
     return {f"{group}/{i}": v for group, own in groups.items() for i, v in enumerate(own)}
 
 
-def save(workdir, progress, named):
-    """Writes a checkpoint of a run: its progress, and its variables by their names."""
-    meta = {**vars(progress), "machine": _machine()}
+def save(workdir, progress, named, about):
+    """Writes a checkpoint of a run: its progress, its variables by their names, what it is about."""
+    meta = {**vars(progress), **about, "machine": _machine()}
     best = {f"best/{i}": array for i, array in enumerate(meta.pop("best"))}
     arrays = {name: variable.numpy() for name, variable in named.items()}
     checkpoints.save(workdir / "checkpoints", progress.step, {**arrays, **best}, meta)
 
 
-def restore(workdir, named):
-    """Assigns the newest whole checkpoint to the variables; its `Progress`, or None."""
-    found = checkpoints.load_newest(workdir / "checkpoints")
-    if found is None:
-        return None
-    arrays, meta = found
+def restore(workdir, checkpoint, named):
+    """Assigns the arrays of a checkpoint, `(arrays, meta)`, to the variables; its `Progress`."""
+    arrays, meta = checkpoint
     count = sum(name.startswith("best/") for name in arrays)
     meta["best"] = [arrays.pop(f"best/{i}") for i in range(count)]
     if set(arrays) != set(named):
@@ -129,13 +128,13 @@ def restore(workdir, named):
         variable.assign(arrays[name])
     if meta["machine"] != _machine():
         logging.warning("This run resumes on another machine setup: not bit for bit.")
-    return Progress(**{field.name: meta[field.name] for field in dataclasses.fields(Progress)})
+    known = (field.name for field in dataclasses.fields(Progress) if field.name in meta)
+    return Progress(**{name: meta[name] for name in known})  # `stopped` came later
 
 
-def newest_step(workdir):
-    """Step of the newest whole checkpoint, or None."""
-    found = checkpoints.load_newest(pathlib.Path(workdir, "checkpoints"))
-    return found and found[1]["step"]
+def newest(workdir):
+    """The newest whole checkpoint `(arrays, meta)` of a run, or None."""
+    return checkpoints.load_newest(pathlib.Path(workdir, "checkpoints"))
 
 
 def describe(recipe, model, data):
@@ -149,25 +148,74 @@ def describe(recipe, model, data):
     }
 
 
-def check_workdir(workdir, described, writes):
-    """Refuses a workdir with checkpoints of another run; records ours in a fresh one."""
-    path = workdir / "recipe.json"
-    ours = json.loads(json.dumps(described))
-    theirs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else ours
-    if theirs.get("training data") == of_names(ours["training data"]):
-        theirs["training data"] = ours["training data"]
+def says(path, content):
+    """Whether a file of a run holds this dictionary."""
+    try:
+        return read_json(path) == content
+    except ValueError as error:
+        logging.warning("%s It is written anew.", error)
+        return False
+
+
+def as_json(content):
+    """A dictionary as JSON gives it back: tuples are lists."""
+    return json.loads(json.dumps(content))
+
+
+def check_same(workdir, checkpoint, described):
+    """Refuses to resume a run that is not the one described.
+
+    What a run is stands in its checkpoints; those of earlier versions have it beside them, in
+    recipe.json, alone.
+    """
+    if not any((workdir / "checkpoints").glob("step-*.ckpt")):
+        return
+    theirs = checkpoint and checkpoint[1].get("run") or read_json(workdir / "recipe.json")
+    if theirs is None:
+        raise ValueError(
+            f"{workdir} holds checkpoints, but no recipe.json that says of which run. Put it back, "
+            "or choose another workdir."
+        )
+    if theirs.get("training data") == of_names(described["training data"]):
+        theirs["training data"] = described["training data"]  # earlier versions hashed names alone
     changed = [
-        f"{key}: {theirs.get(key)!r} -> {ours.get(key)!r}"
-        for key in sorted({*ours, *theirs})
-        if ours.get(key) != theirs.get(key)
+        f"{key}: {theirs.get(key)!r} -> {described.get(key)!r}"
+        for key in sorted({*described, *theirs})
+        if described.get(key) != theirs.get(key)
     ]
-    if changed and any((workdir / "checkpoints").glob("step-*.ckpt")):
+    if changed:
         raise ValueError(
             f"{workdir} holds a run of another recipe; changed: {'; '.join(changed)}. "
             "Use that recipe, model and data to resume it, or another workdir."
         )
-    if writes and (changed or not path.exists()):
-        files.write_whole(path, json.dumps(ours, indent=2) + "\n")
+
+
+def check_start(workdir, checkpoint, start):
+    """Refuses to resume a run whose model started from something else.
+
+    It stands in the checkpoints; those of earlier versions have it beside them, in start.json.
+    """
+    if checkpoint is None or start is None:
+        return
+    theirs = checkpoint[1].get("start") or read_json(workdir / "start.json") or start
+    if theirs != start:
+        raise ValueError(
+            f"{workdir} holds a run of {theirs.get('model')} from {theirs.get('weights')}, this is "
+            f"{start['model']} from {start['weights']}. Use those to resume it, or another workdir."
+        )
+
+
+def read_json(path):
+    """The dictionary in a file of a run, or None if there is no such file."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file ({error}). Put it back or delete it.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} does not hold what a run writes there. Put it back or delete it.")
+    return content
 
 
 def check_workers(strategy, step):
@@ -183,7 +231,10 @@ def check_workers(strategy, step):
 
 @contextlib.contextmanager
 def averaged(model, average):
-    """The model with the averaged weights, within the block; as it is if there are none."""
+    """The model with the averaged weights, within the block; as it is if there are none.
+
+    A weight that gets another value there keeps it: a callback meant it.
+    """
     if not average:
         yield
         return
@@ -192,7 +243,9 @@ def averaged(model, average):
     try:
         yield
     finally:
-        assign(model, own)
+        for weight, lent, value in zip(model.weights, average, own, strict=True):
+            if np.array_equal(weight.numpy(), lent.numpy(), equal_nan=True):
+                weight.assign(value)
 
 
 def assign(model, values):

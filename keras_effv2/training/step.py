@@ -193,7 +193,8 @@ class TrainStep:
     def _update_scaling(self, sums):
         """Halves the loss scale after an overflow and doubles it after many steps without.
 
-        Micikevicius et al. 2018, arXiv 1710.03740. An overflow is a failure only at scale 1.
+        Micikevicius et al. 2018, arXiv 1710.03740. An overflow is a failure only at scale 1. Keras'
+        LossScaleOptimizer unscales within `apply`, after which a global gradient cannot be clipped.
         """
         scale, calm = self.scaling
         overflown = sums[3] > 0
@@ -204,6 +205,11 @@ class TrainStep:
         return tf.concat([sums[:3], [tf.cast(failed, tf.float32)], sums[4:]], 0)
 
     def _update_average(self, step):
+        """Averages all weights, with a warm-up.
+
+        `use_ema` of Keras' optimizers leaves out the statistics of batch normalisation, and `fit`
+        puts its average in place of the weights.
+        """
         decay = optimizers.ema_decay(self.recipe.ema, step)
 
         def update(average, value):

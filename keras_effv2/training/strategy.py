@@ -32,13 +32,7 @@ def make_strategy(name, tpu="local"):
     if name not in STRATEGIES:
         raise ValueError(f"`strategy` is one of {', '.join(STRATEGIES)}. Received: {name!r}.")
     if name == "multiworker":
-        try:  # before anything else asks TensorFlow for its devices
-            return tf.distribute.MultiWorkerMirroredStrategy()
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"The workers cannot be joined: {error}. Make the strategy before anything else "
-                "uses TensorFlow: strategy = make_strategy('multiworker')."
-            ) from error
+        return _multiworker()
     gpus = tf.config.list_logical_devices("GPU")
     if name == "auto":
         name = "mirrored" if len(gpus) > 1 else "one"
@@ -48,6 +42,30 @@ def make_strategy(name, tpu="local"):
         devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
         return tf.distribute.MirroredStrategy(devices)
     return _tpu(tpu)
+
+
+def _multiworker():
+    try:
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        cluster, task = resolver.cluster_spec().as_dict(), (resolver.task_type, resolver.task_id)
+        known = not cluster or (task[1] or 0) < len(cluster[task[0]])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{_TF_CONFIG} It cannot be read: {error!r}.") from None
+    if not known:
+        raise ValueError(f"{_TF_CONFIG} Its task {task} is none of its cluster {cluster}.")
+    try:  # before anything else asks TensorFlow for its devices
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"The workers cannot be joined: {error}. Make the strategy before anything else "
+            "uses TensorFlow: strategy = make_strategy('multiworker')."
+        ) from error
+
+
+_TF_CONFIG = (
+    "The environment variable TF_CONFIG says in JSON who the workers are and which of them this is: "
+    '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}.'
+)
 
 
 def _tpu(name):
@@ -113,7 +131,21 @@ def place(model, recipe, strategy):
                 f"keras.config.set_dtype_policy({recipe.precision!r})."
             )
         stays = strategy.num_replicas_in_sync == 1 if built else True
-        return own if stays and graph.is_dynamic(own) else graph.dynamic_clone(own)
+        if not graph.is_dynamic(own):
+            return _of_any_size(own, stays)
+        return own if stays else graph.dynamic_clone(own)
+
+
+def _of_any_size(model, stays):
+    """The model on pictures of any size; as it is, if a layer such as `Flatten` forbids that."""
+    try:
+        return graph.dynamic_clone(model)
+    except (ValueError, TypeError):
+        if stays:
+            return model
+        clone = keras.models.clone_model(model)
+        clone.set_weights(model.get_weights())
+        return clone
 
 
 def policies(model):

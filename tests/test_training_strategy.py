@@ -10,6 +10,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -192,3 +193,37 @@ def test_no_tpu(quiet_train):
         quiet_train(
             train_tiny.build_plain, tiny_data(), train_tiny.PLAINEST, strategy="tpu", tpu="nobody"
         )
+
+
+@pytest.mark.parametrize(
+    "jobs, task, chief",
+    [
+        (("chief", "worker"), ("chief", 0), True),
+        (("chief", "worker"), ("worker", 0), False),
+        (("worker",), ("worker", 0), True),
+        (("worker",), ("worker", 1), False),
+    ],
+)
+def test_one_worker_writes(jobs, task, chief):
+    spec = tf.train.ClusterSpec({job: ["a:1", "b:1"] for job in jobs})
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        spec, task_type=task[0], task_id=task[1]
+    )
+    assert training.is_chief(types.SimpleNamespace(cluster_resolver=resolver)) == chief
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ("{junk", "cannot be read: JSONDecodeError"),
+        ("[]", "cannot be read"),
+        ({"task": {"type": "worker", "index": 1}}, r"task \('worker', 1\) is none of its cluster"),
+        ({"task": {"type": "chef", "index": 0}}, "cannot be read: KeyError.'chef'"),
+    ],
+)
+def test_a_wrong_description_of_the_workers_is_named(config, message, monkeypatch):
+    if isinstance(config, dict):
+        config = json.dumps({"cluster": {"worker": ["a:1"]}, **config})
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(ValueError, match=f"^The environment variable TF_CONFIG says .*{message}"):
+        training.make_strategy("multiworker")

@@ -89,3 +89,13 @@ def test_file_systems_without_locks_train_all_the_same(tmp_path, monkeypatch, ca
     monkeypatch.setattr("fcntl.flock", flock)
     with checkpoints.locked(tmp_path):
         assert "cannot be locked" in caplog.text
+
+
+def test_what_others_left_among_the_checkpoints_stays(tmp_path):
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".step-000000001.ckpt.abc").write_text("torn")
+    checkpoints.save(tmp_path, 1, {"a": np.zeros(2)}, {"step": 1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".ipynb_checkpoints",
+        "step-000000001.ckpt",
+    ]
