@@ -47,8 +47,7 @@ def ours(model, size, args):
     keras.config.set_dtype_policy(
         "mixed_bfloat16" if args.precision == "bfloat16" else args.precision
     )
-    family = models.coatnet if model.startswith("CoAtNet") else models.efficientnet_v2
-    net = getattr(family, model)(
+    net = models.builder(model)(
         weights=None, input_shape=(size, size, 3), classifier_activation=None
     )
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
@@ -103,59 +102,24 @@ def ours(model, size, args):
 
 def timm(model, size, args):
     """As `ours`, of timm in PyTorch."""
-    import timm
     import torch
-
-    from keras_effv2.benchmark import TIMM
+    from peers import timm_sides
 
     gpu = torch.cuda.is_available()
-    device = "cuda" if gpu else "cpu"
     half = args.precision == "bfloat16"
-    net = timm.create_model(TIMM[model], pretrained=False, **_size(model, size)).to(device)
-    net = net.to(memory_format=torch.channels_last)
-    step = torch.compile(net) if gpu else net
-    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
-    images = torch.rand(args.batch, 3, size, size, device=device)
-    images = images.to(memory_format=torch.channels_last)
-    labels = torch.randint(1000, (args.batch,), device=device)
-
-    def wait():
-        if gpu:
-            torch.cuda.synchronize()
-
-    def run_train():
-        net.train()
-        for _ in range(args.steps):
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device, torch.bfloat16, enabled=half):
-                loss = torch.nn.functional.cross_entropy(step(images).float(), labels)
-            loss.backward()
-            optimizer.step()
-        wait()
-
-    def run_infer():
-        net.eval()
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half):
-            for _ in range(args.steps):
-                step(images)
-        wait()
-
-    matrix = torch.ones(args.matrix, args.matrix, dtype=getattr(torch, args.precision)).to(device)
+    matrix = torch.ones(args.matrix, args.matrix, dtype=getattr(torch, args.precision))
+    matrix = matrix.to("cuda" if gpu else "cpu")
 
     def product():
         matrix @ matrix
-        wait()
+        if gpu:
+            torch.cuda.synchronize()
 
     return {
-        "train": run_train,
-        "infer": run_infer,
+        **timm_sides(model, size, args.batch, half, args.steps),
         "product": product,
         "memory": lambda: torch.cuda.max_memory_allocated() if gpu else None,
     }
-
-
-def _size(model, size):
-    return {"img_size": size} if model.startswith("CoAtNet") else {}
 
 
 def serve(args):

@@ -38,7 +38,7 @@ def main(args):
     features, images = np.concatenate(features), np.concatenate(images)
     query = images[0]
     if args.query:
-        query = kev.imagenet.prepare(kev.imagenet.read_image(args.query), size)
+        query = kev.prepare_image(model, args.query, size)
     index = NearestNeighbors(n_neighbors=min(6, len(features)), metric="cosine").fit(features)
     distances, nearest = index.kneighbors(model.predict_on_batch(query[None]))
     row = np.concatenate([query, *images[nearest[0]]], axis=1)

@@ -10,16 +10,11 @@ import sys
 import urllib.error
 import urllib.request
 
+from packaging.requirements import Requirement
+
 from keras_effv2 import weights
 
-WANTED = {
-    "keras": ("3.13.2", True),
-    "tensorflow": ("2.18", True),
-    "numpy": ("1.26", True),
-    "tensorflow_datasets": ("4.9", False),
-    "tensorflow_hub": ("0.16", False),
-    "tf2onnx": ("1.16", False),
-}
+EXTRAS = ("hub", "data", "export")  # what users install beyond the package
 # other distributions of the same package
 ALSO = {"tensorflow": ("tensorflow-cpu", "tensorflow-tpu", "tf-nightly")}
 HOSTS = ("https://storage.googleapis.com", "https://tfhub.dev")
@@ -41,8 +36,7 @@ def examine(online=False):
     Returns:
         A list of `Check`.
     """
-    checks = [_python(), *(_package(*item) for item in WANTED.items()), _devices(), _memory()]
-    checks += [_cache(), _folder()]
+    checks = [_python(), *_packages(), _devices(), _memory(), _cache(), _folder()]
     if not online:
         checks.append(Check("network", True, "not tried; --online tries weights and TF Hub"))
     elif weights.is_offline():
@@ -50,11 +44,15 @@ def examine(online=False):
     else:
         mirror = os.environ.get("KERAS_EFFV2_MIRROR")
         checks += [_host(url) for url in ((mirror, HOSTS[1]) if mirror else HOSTS)]
-    return checks
+    return checks + _mirror()
 
 
-def _version(text):
-    return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
+def _mirror():
+    mirror = os.environ.get("KERAS_EFFV2_MIRROR")
+    if not mirror or mirror.startswith(("http://", "https://", "file://")):
+        return []
+    advice = "Set KERAS_EFFV2_MIRROR to an address that starts with https://, or unset it."
+    return [Check("mirror", False, f"{mirror} is no address", advice)]
 
 
 def _python():
@@ -63,17 +61,29 @@ def _python():
     return Check("python", ok, found, "" if ok else "Install Python 3.11 or newer.")
 
 
-def _package(name, wanted):
-    minimum, needed = wanted
-    for distribution in (name, *ALSO.get(name, ())):  # whichever way its name is spelt
+def _packages():
+    """A check for everything that the package's metadata asks for, what is needed first."""
+    found = {"": [], **{extra: [] for extra in EXTRAS}}
+    for text in importlib.metadata.requires("keras_effv2") or ():
+        wanted = Requirement(text)
+        for extra, checks in found.items():
+            if wanted.marker is None or wanted.marker.evaluate({"extra": extra}):
+                checks.append(_package(wanted, extra))
+                break
+    return [check for checks in found.values() for check in checks]
+
+
+def _package(wanted, extra):
+    asked = f"{wanted.name}{wanted.specifier}"
+    for distribution in (wanted.name, *ALSO.get(wanted.name, ())):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found = importlib.metadata.version(distribution)
             break
     else:
-        advice = f"pip install {name}" + ("" if needed else ", if you want what it is for")
-        return Check(name, not needed, "not installed", advice)
-    ok = _version(found) >= _version(minimum)
-    return Check(name, ok, found, "" if ok else f"pip install -U '{name}>={minimum}'")
+        advice = f"pip install 'keras_effv2[{extra}]', if you want it" if extra else ""
+        return Check(wanted.name, bool(extra), "not installed", advice or f"pip install '{asked}'")
+    ok = wanted.specifier.contains(found, prereleases=True)
+    return Check(wanted.name, ok, found, "" if ok else f"pip install -U '{asked}'")
 
 
 def _devices():

@@ -1,12 +1,16 @@
 """The paired benchmark: who is timed when, what the numbers mean, what it refuses."""
 
+import importlib.util
+import pathlib
 import statistics
 import time
 
 import keras
 import pytest
 
-from keras_effv2 import benchmark, layers
+from keras_effv2 import benchmark, layers, models
+
+PEER = benchmark.Peer("other", None)
 
 
 def test_the_sides_take_turns():
@@ -21,7 +25,7 @@ def test_times_are_wall_times_of_each_side():
 
 
 def test_a_row_is_medians_and_their_ratio():
-    row = benchmark._row("train", "m", "s", ([1.0, 9.0, 2.0], [8.0, 3.0, 6.0]), "keras")
+    row = benchmark.row("train", "m", "s", ([1.0, 9.0, 2.0], [8.0, 3.0, 6.0]), "keras")
     assert (row.ours, row.peer, row.ratio, row.rounds) == (2.0, 6.0, 3.0, 3)
     assert (row.spread, row.peer_spread) == (4.0, 5 / 6)  # quartiles 1, 9 and 3, 8
     line = benchmark.table([row]).splitlines()[1]
@@ -32,21 +36,17 @@ def test_a_row_is_medians_and_their_ratio():
     "settings, named",
     (
         ({"measures": ("beauty",)}, "beauty"),
-        ({"peer": "nobody"}, "nobody"),
-        ({"peer": "timm", "measures": ("build",)}, "timm is measured in train and infer"),
         ({"model": "VGG"}, "VGG"),
         ({"model": "CoAtNet0", "measures": ("train",)}, "keras.applications has no CoAtNet0"),
-        ({"model": "CoAtNet0", "measures": ("memory",)}, "keras.applications has no CoAtNet0"),
+        ({"measures": ("pipeline",), "peer": PEER}, "other is measured in train and infer"),
+        ({"rounds": 0}, "`rounds` is 1 or more. Received: 0"),
+        ({"batch_size": 0}, "`batch_size` is 1 or more. Received: 0"),
+        ({"batch_size": 60_000, "image_size": 9_000}, "takes 54315 GiB; up to 8 GiB are"),
     ),
 )
 def test_what_cannot_be_measured_is_said(settings, named):
     with pytest.raises(ValueError, match=named):
-        benchmark.run(**settings, image_size=32, batch_size=2, rounds=1)
-
-
-def test_fresh_processes():
-    (row,) = benchmark.run(measures=("import",), rounds=1)
-    assert row.unit == "s" and 0 < row.peer < row.ours + 5  # ours imports Keras too
+        benchmark.run(**{"image_size": 32, "batch_size": 2, "rounds": 1, **settings})
 
 
 def test_pipelines():
@@ -63,7 +63,7 @@ def test_every_measure_of_a_model(monkeypatch):
         x = keras.layers.GlobalAveragePooling2D()(layers.Pixels("128", image_size=32)(inputs))
         return keras.Model(inputs, keras.layers.Dense(1000, activation="softmax")(x))
 
-    monkeypatch.setattr(benchmark, "_builder", lambda name: build)
+    monkeypatch.setattr(models, "builder", lambda name: build)
     monkeypatch.setattr(keras.applications, "EfficientNetV2B0", build)
     rows = benchmark.run(
         measures=("train", "infer", "export"), image_size=32, batch_size=2, rounds=2
@@ -75,5 +75,35 @@ def test_every_measure_of_a_model(monkeypatch):
         ("export", "batch 1"),
         ("export", "batch 2"),
     ]
-    kinds = {kind for kind, ms, count in benchmark.profile(image_size=32, batch_size=2)}
+    kinds = {kind for kind, ms, count in peers().profile(image_size=32, batch_size=2)}
     assert "SparseSoftmaxCrossEntropyWithLogits" in kinds
+
+
+# ------------------------------------------------------------------------- other libraries, profile
+
+
+def peers():
+    path = pathlib.Path(__file__).parents[1] / "benchmarks" / "peers.py"
+    spec = importlib.util.spec_from_file_location("peers", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_fresh_processes():
+    help_, import_ = peers().run("EfficientNetV2B0", ("help", "import"), "keras", 224, 32, rounds=1)
+    assert help_.unit == "s" and 0 < help_.ours < help_.peer  # no Keras for help
+    assert 0 < import_.peer < import_.ours + 5  # ours imports Keras too
+
+
+@pytest.mark.parametrize(
+    "measure, peer, named",
+    (
+        ("build", "timm", "Unknown measure 'build'"),
+        ("memory", "keras", "keras.applications has no CoAtNet0"),
+        ("train", "kecam", "kecam (is not installed|needs the environment variable)"),
+    ),
+)
+def test_what_peers_cannot_is_said(measure, peer, named):
+    with pytest.raises(ValueError, match=named):
+        peers().run("CoAtNet0", (measure,), peer, 32, 2, 1)

@@ -12,7 +12,8 @@ from conftest import build_convnet, tiny_data
 from PIL import Image
 
 import keras_effv2 as kev
-from keras_effv2 import cli, layers
+from keras_effv2 import cli, layers, models
+from keras_effv2.cli import app, settings
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,8 +52,8 @@ def commands():
 def test_commands_have_these_flags(command):
     _, name, *rest = shlex.split(command, comments=True)
     values = flags.FlagValues()
-    cli.COMMANDS[name].define(values)
-    values(["effv2", *map(cli._undotted, rest)])
+    app.load(name).define(values)
+    values(["effv2", *map(settings.undotted, rest)])
 
 
 def test_commands_run(tmp_path, monkeypatch, capsys):
@@ -62,6 +63,7 @@ def test_commands_run(tmp_path, monkeypatch, capsys):
     def build(weights=None, classes=4, **_):
         return build_convnet()
 
+    monkeypatch.setattr(models, "builder", lambda name: build)
     for name in ("EfficientNetV2B0", "EfficientNetV2S"):
         monkeypatch.setattr(kev, name, build)
     pictures = tiny_data().train

@@ -70,13 +70,32 @@ def open_checkpoint(model, weights, top=True):
         return read(resolve_hub(weights.removeprefix("hub:")))
     if _looks_like_path(weights):
         return _as_released(model, read(weights), weights)
+    raise _unknown(model, weights)
+
+
+def check_weights(model, weights):
+    """Raises if `weights=` can name nothing; reads and fetches nothing. Arguments as `open_checkpoint`.
+
+    Raises:
+        ValueError: If the tag is unknown.
+        FileNotFoundError: If the path does not exist.
+    """
+    if (model, weights) in CHECKPOINTS or weights.startswith("hub:"):
+        return
+    if not _looks_like_path(weights):
+        raise _unknown(model, weights)
+    if not os.path.exists(weights) and not os.path.exists(weights + ".index"):
+        raise FileNotFoundError(f"There is no weights file {weights}. Check the path.")
+
+
+def _unknown(model, weights):
     rows = list_weights(model)
     known = (
         f"Known tags: {', '.join(row.tag for row in rows)}."
         if rows
         else f"No weights of {model} were ever released; pass weights=None."
     )
-    raise ValueError(
+    return ValueError(
         f"{model} has no weights {weights!r}. {known} Or pass the path of a file you have."
     )
 

@@ -1,0 +1,52 @@
+"""Fine-tune on your pictures."""
+
+from keras_effv2.cli import flags
+from keras_effv2.cli.train import finish
+
+USAGE = "--data=... --workdir=... [FLAGS]"
+
+
+def define(values):
+    flags.model(values)
+    meaning = "What to start from: a tag, a path, default (the model's usual tag) or none."
+    flags.path(values, "weights", meaning, default="default")
+    flags.run(values)
+    flags.integer(values, "epochs", None, "Epochs of the whole network; default: by the data.", 1)
+    size = "Largest side in pixels; default: by machine and data."
+    flags.image_size(values, meaning=size, low=32)
+    flags.batch_size(values, None, "Global batch size; default: by the data.")
+    flags.boolean(values, "flip", True, "Mirror half of the pictures; not for letters.")
+    flags.precision(values, "mixed_* where the device is faster in it; the model keeps it.")
+    flags.integer(values, "seed", 0, "Seed.", 0, (1 << 32) - 1)
+    flags.boolean(values, "hub", True, "Also export for TF Hub.")
+
+
+def run(values, _):
+    flags.require(values, "workdir", "data")
+
+    from keras_effv2.weights.loading import check_weights
+
+    if values.weights not in ("default", "none"):
+        check_weights(values.model, values.weights)
+
+    from keras_effv2 import finetuning, training
+
+    # workers have to meet before anything else uses TensorFlow
+    strategy = training.make_strategy(values.strategy, values.tpu)
+    data = flags.load_data(values)
+    result, evaluation = finetuning.finetune(
+        values.model,
+        data,
+        values.workdir,
+        weights=None if values.weights == "none" else values.weights,
+        epochs=values.epochs,
+        image_size=values.image_size,
+        batch_size=values.batch_size,
+        flip=values.flip,
+        precision=values.precision,
+        seed=values.seed,
+        strategy=strategy,
+        hub=values.hub,
+    )
+    if evaluation is not None:
+        finish(values, result, evaluation, data)

@@ -1,0 +1,235 @@
+"""What commands share: a line for every flag, exit codes, and how they fail and print."""
+
+import json
+import math
+import os
+import re
+import sys
+import zipfile
+
+from absl import flags
+
+from keras_effv2 import files, variants
+
+DONE, FAILED, USAGE = 0, 1, 2
+DATA = "folder:PATH, tfds:NAME, cars:PATH or digits"
+STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+LARGEST_BATCH, LARGEST_SIDE = 1 << 16, 10_000
+
+
+class UsageError(Exception):
+    """The command cannot be understood."""
+
+
+def sentence(error):
+    """What went wrong, in one line that ends like a sentence."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+# ---------------------------------------------------------------------------------- kinds of flags
+
+
+def string(values, name, default, meaning):
+    flags.DEFINE_string(name, default, meaning, flag_values=values)
+
+
+def strings(values, name, meaning):
+    """May be given many times."""
+    flags.DEFINE_multi_string(name, [], meaning, flag_values=values)
+
+
+def boolean(values, name, default, meaning):
+    flags.DEFINE_bool(name, default, meaning, flag_values=values)
+
+
+def choice(values, name, default, choices, meaning):
+    flags.DEFINE_enum(name, default, choices, meaning, flag_values=values)
+
+
+def integer(values, name, default, meaning, low=None, high=None):
+    """Both ends are included."""
+    flags.DEFINE_integer(
+        name, default, meaning, lower_bound=low, upper_bound=high, flag_values=values
+    )
+
+
+def number(values, name, meaning, low, high):
+    """A finite number or nothing; both ends are included."""
+    flags.DEFINE(_Number(low, high), name, None, meaning, flag_values=values)
+
+
+def path(values, name, meaning, local=False, default=None):
+    """`~` and `$NAME` are replaced; `local`: the address of a bucket is refused."""
+    flags.DEFINE(_Path(local), name, default, meaning, flag_values=values)
+
+
+def names(values, name, default, meaning):
+    """A list with commas."""
+    flags.DEFINE_list(name, default, meaning, flag_values=values)
+
+
+class _Number(flags.FloatParser):
+    def convert(self, argument):
+        value = super().convert(argument)
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is not a finite number")
+        return value
+
+
+class _Path(flags.ArgumentParser):
+    def __init__(self, local):
+        self.local = local
+
+    def parse(self, argument):
+        if not argument.strip():
+            raise ValueError("a path is missing")
+        if self.local:
+            files.local(argument, "It")
+        return files.expand(argument)
+
+
+class _Model(flags.ArgumentParser):
+    """Also understands `b0`, `efficientnetv2-s` and `CoAtNet_0`."""
+
+    def parse(self, argument):
+        known = {_plain(name): name for name in variants.list_models()}
+        short = {key.removeprefix("efficientnetv2"): name for key, name in known.items()}
+        if argument.endswith(".json"):
+            argument = files.expand(argument)
+        else:
+            argument = {**short, **known}.get(_plain(argument), argument)
+        variants.find(argument)
+        return argument
+
+
+def _plain(name):
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+# ------------------------------------------------------------------------------------ shared flags
+
+
+def output_format(values):
+    choice(values, "format", "text", ["text", "json"], "How results are printed.")
+
+
+def model(values):
+    meaning = "Name of the model; effv2 models lists them."
+    flags.DEFINE(_Model(), "model", "EfficientNetV2B0", meaning, flag_values=values)
+
+
+def model_and_weights(values):
+    model(values)
+    path(values, "weights", "Tag or path of weights.")
+    path(values, "model_file", "A saved .keras model instead.")
+
+
+def precision(values, meaning):
+    choice(values, "precision", "float32", PRECISIONS, meaning)
+
+
+def image_size(values, default=None, meaning="Side in pixels; default: the model's.", low=1):
+    integer(values, "image_size", default, meaning, low, LARGEST_SIDE)
+
+
+def batch_size(values, default, meaning):
+    integer(values, "batch_size", default, meaning, 1, LARGEST_BATCH)
+
+
+def data(values):
+    string(values, "data", None, f"{DATA}.")
+    boolean(values, "strict", False, "Fail on a damaged picture instead of skipping it.")
+
+
+def run(values):
+    """What every training is told: its data, its folder and its devices."""
+    output_format(values)
+    data(values)
+    path(values, "workdir", "Folder of the run; a run found there is resumed.", local=True)
+    choice(values, "strategy", "auto", STRATEGIES, "tf.distribute strategy.")
+    string(values, "tpu", "local", "Name of the TPU.")
+
+
+# ------------------------------------------------------------------------------- what flags ask for
+
+
+def require(values, *names):
+    """Raises `UsageError` if one of the flags was left out."""
+    for name in names:
+        if not values[name].value:
+            wanted = f": {DATA}" if name == "data" else ""
+            raise UsageError(f"--{name} is missing{wanted}")
+
+
+def check_model(values, fresh=False):
+    """Raises what can be said of --model, --weights and --model_file without Keras.
+
+    Args:
+        values: Parsed flags.
+        fresh: Whether random weights will do.
+    """
+    from keras_effv2.weights.loading import check_weights, list_weights
+
+    if values.model_file and values.weights:
+        raise UsageError("--model_file has weights of its own; leave out --weights")
+    if values.model_file:
+        if not os.path.exists(values.model_file):
+            raise FileNotFoundError(f"There is no model file {values.model_file}.")
+        if values.model_file.endswith(".keras") and not zipfile.is_zipfile(values.model_file):
+            raise ValueError(
+                f"{values.model_file} is no whole .keras file. It may be cut off: get it again."
+            )
+    elif values.weights:
+        check_weights(values.model, values.weights)
+    elif not fresh and not list_weights(values.model):
+        raise UsageError(
+            f"no weights of {values.model} were ever released; give --weights or --model_file"
+        )
+
+
+def load_model(values, **arguments):
+    """The model that --model_file, or --model and --weights, name; `arguments` go to the builder."""
+    import keras
+
+    from keras_effv2 import models
+
+    if not values.model_file:
+        if values.weights:
+            arguments["weights"] = values.weights
+        return models.builder(values.model)(**arguments)
+    try:
+        return keras.models.load_model(values.model_file)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{values.model_file} cannot be loaded as a Keras model: {str(error)[:200]}"
+        ) from error
+
+
+def load_data(values, **arguments):
+    """The data that --data names."""
+    from keras_effv2.data import load
+
+    return load(values.data, strict=values.strict, **arguments)
+
+
+# ----------------------------------------------------------------------------------------- printing
+
+
+def show(values, result, text):
+    """Prints a result as --format says."""
+    if values.format == "json":
+        try:
+            text = json.dumps(result, allow_nan=False)
+        except ValueError:
+            raise ValueError("The result holds a number that is not finite.") from None
+    write(text)
+
+
+def write(text):
+    """Prints; names of files that are no text of the terminal's encoding are escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)

@@ -1,0 +1,244 @@
+"""The command line as its user meets it: from pictures to a model and its exports."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from conftest import build_convnet, tiny_data
+from PIL import Image
+
+from keras_effv2 import cli, exporting, layers
+from keras_effv2.training.records import learnt_from
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures in one folder a class, with a damaged one among them."""
+    root = tmp_path_factory.mktemp("photos")
+    for part, split in (("train", tiny_data().train), ("val", tiny_data().validation)):
+        for i, (picture, label) in enumerate(zip(split.pictures, split.labels, strict=True)):
+            target = root / part / split.class_names[label]
+            target.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(target / f"{i}.png")
+    (root / "train" / "red" / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    return root
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    """An untrained network that knows the names of its classes."""
+    model = build_convnet()
+    pixels = layers.find_pixels(model)
+    pixels.image_size, pixels.class_names = 32, tiny_data().class_names
+    path = tmp_path_factory.mktemp("model") / "m.keras"
+    model.save(path)
+    return path
+
+
+def run(capsys, *argv):
+    code = cli.main([str(text) for text in argv])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_from_pictures_to_exports(folder, model_file, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    flags = [f"--data=folder:{folder}", f"--model_file={model_file}"]
+    recipe = [
+        "--recipe=finetune",
+        "--recipe.epochs=6",
+        "--recipe.batch_size=8",
+        "--recipe.learning_rate=0.01",
+        "--recipe.ema=0",
+        "--recipe.flip=false",
+    ]
+    small = ["--recipe.crop_area=0.9,1"]
+    code, out, err = run(
+        capsys, "train", *flags, *recipe, *small, f"--workdir={workdir}", "--format=json"
+    )
+    assert code == 0, err
+    summary = json.loads(out.splitlines()[-1])
+    assert summary["images"] == 10 and "torn.jpg" in summary["skipped_pictures"][0]
+    for name in ("model.keras", "report.html", "metrics.csv", "history.png", "recipe.json"):
+        assert (workdir / name).stat().st_size > 0, name
+    assert json.loads((workdir / "recipe.json").read_text())["flip"] is False
+
+    trained = f"--model_file={workdir / 'model.keras'}"
+    code, out, err = run(capsys, "evaluate", trained, flags[0], "--format=json")
+    assert code == 0 and json.loads(out)["top1"] == summary["top1"], err
+
+    # of another folder all is judged, of its own what was held out
+    for data, images in ((folder / "train", 48), (folder, 10)):
+        code, out, err = run(capsys, "evaluate", trained, f"--data={data}", "--format=json")
+        assert code == 0 and json.loads(out)["images"] == images, err
+        assert json.loads(out)["split"] == "test"
+    shutil.copytree(folder / "train", tmp_path / "whole")
+    code, out, err = run(
+        capsys,
+        *("train", f"--data={tmp_path}/whole", flags[1], "--recipe=finetune"),
+        *("--recipe.epochs=1", "--recipe.batch_size=8", f"--workdir={tmp_path}/part"),
+    )
+    part = f"--model_file={tmp_path}/part/model.keras"
+    code, out, err = run(capsys, "evaluate", part, f"--data={tmp_path}/whole", "--format=json")
+    assert code == 0 and json.loads(out)["images"] < 12, err
+    # also by another name of the folder, or when a picture has come to it
+    shutil.copytree(tmp_path / "whole", tmp_path / "moved")
+    Image.new("RGB", (32, 32)).save(tmp_path / "whole" / "red" / "new.png")
+    for data in ("whole", "moved"):
+        code, out, err = run(capsys, "evaluate", part, f"--data={tmp_path}/{data}", "--format=json")
+        assert code == 0 and json.loads(out)["images"] < 12, err
+
+    photo = folder / "val" / "red" / "0.png"
+    code, out, err = run(capsys, "predict", photo, trained, "--format=json", "--top=2")
+    assert code == 0, err
+    scores = {c["name"]: c["score"] for c in json.loads(out)[0]["classes"]}
+    model = keras.models.load_model(workdir / "model.keras")
+    pixels = np.asarray(Image.open(photo))[None].astype("float32")
+    size = layers.find_pixels(model).image_size
+    expected = model.predict(keras.ops.image.resize(pixels, (size, size)), verbose=0)[0]
+    names = (workdir / "labels.txt").read_text().split()
+    for name, score in scores.items():
+        assert score == pytest.approx(expected[names.index(name)], abs=1e-4)
+
+    for form, target in (("hub", "hub"), ("saved_model", "lean"), ("tflite", "m.tflite")):
+        output = tmp_path / target
+        code, out, err = run(
+            capsys,
+            "export",
+            trained,
+            f"--format={form}",
+            f"--output={output}",
+            *([] if form == "hub" else [f"--images={folder}/val"]),
+        )
+        assert code == 0 and output.exists(), err
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("predict {torn} --model_file={model}", 1, "torn.jpg is "),
+        ("predict {photo} {none} --model_file={model}", 1, "none.jpg: No such file or directory."),
+        ("predict {photo} --model_file={broken}", 1, "cannot be loaded as a Keras model"),
+        ("train --data=folder:{none} --workdir={work} --model_file={model}", 1, "none.jpg"),
+        ("train --data=cifar --workdir={work}", 1, "No data set 'cifar': give 'digits', 'folder:"),
+        ("evaluate --model_file={model} --data=digits", 1, "does not know the class"),
+        (
+            "export --model_file={model} --output={work} --format=onnx --images={empty}",
+            2,
+            "holds no pictures",
+        ),
+    ],
+)
+def test_what_cannot_be_done_gets_a_sentence(
+    command, code, message, folder, model_file, tmp_path, capsys
+):
+    places = {
+        "none": tmp_path / "none.jpg",
+        "torn": folder / "train" / "red" / "torn.jpg",
+        "photo": folder / "val" / "red" / "0.png",
+        "model": model_file,
+        "work": tmp_path / "work",
+        "empty": tmp_path,
+        "broken": tmp_path / "broken.keras",
+    }
+    with zipfile.ZipFile(places["broken"], "w") as archive:
+        archive.writestr("config.json", "{}")
+    got, out, err = run(capsys, *command.format(**places).split())
+    assert got == code, err
+    assert message in err
+    assert "Traceback" not in err and len(err.strip().splitlines()) <= 2
+    assert not (tmp_path / "work").exists() or not any((tmp_path / "work").glob("*.keras"))
+
+
+def test_no_class_at_nan_per_cent(model_file, folder, tmp_path, capsys):
+    """A model whose training diverged is refused, and JSON holds no NaN."""
+    model = keras.models.load_model(model_file)
+    model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+    model.save(tmp_path / "nan.keras")
+    photo = folder / "val" / "red" / "0.png"
+    for form in ("text", "json"):
+        code, out, err = run(
+            capsys, "predict", photo, f"--model_file={tmp_path}/nan.keras", f"--format={form}"
+        )
+        assert code == 1 and "no probability" in err and "nan%" not in out and "NaN" not in out
+
+
+def test_names_of_any_kind_are_printed(folder, tmp_path, capsys):
+    """Line breaks in names of classes and files, and a file name that is no UTF-8."""
+    model = build_convnet()
+    layers.find_pixels(model).class_names = ("re\nd", "gr\u2028een", "blue", "grey")
+    model.save(tmp_path / "m.keras")
+    odd = os.path.join(os.fsencode(tmp_path), b"caf\xe9\n.png")
+    shutil.copy(folder / "val" / "red" / "0.png", odd)
+    command = ["predict", os.fsdecode(odd), f"--model_file={tmp_path}/m.keras"]
+    code, out, err = run(capsys, *command)
+    assert code == 0 and len(out.splitlines()) == 5, err
+    assert "caf\\udce9" in out and "gr een" in out
+    code, out, err = run(capsys, *command, "--format=json")
+    assert code == 0 and json.loads(out)[0]["file"] == os.fsdecode(odd)
+
+
+def test_home_is_replaced(folder, model_file, tmp_path, monkeypatch, capsys):
+    """No shell expands `--model_file=~/m.keras`; no folder called ~ appears."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(folder)
+    shutil.copy(model_file, tmp_path / "m.keras")
+    shutil.copy(folder / "val" / "red" / "0.png", tmp_path)
+    code, out, err = run(capsys, "predict", "~/0.png", "--model_file=~/m.keras", "--top=1")
+    assert code == 0, err
+    arguments = ["--model_file=$HOME/m.keras", "--output=~/m.weights.h5"]
+    code, out, err = run(capsys, "convert", *arguments)
+    assert code == 0 and (tmp_path / "m.weights.h5").exists(), err
+    assert not (folder / "~").exists()
+
+
+def test_a_model_file_is_converted(tiny_effnet, tmp_path, capsys):
+    model = tiny_effnet()
+    model.save(tmp_path / "m.keras")
+    output = tmp_path / "m.weights.h5"
+    code, out, err = run(
+        capsys, "convert", f"--model_file={tmp_path}/m.keras", f"--output={output}"
+    )
+    assert code == 0 and json.loads(out)["source"] == f"{tmp_path}/m.keras", err
+    loaded = tiny_effnet(weights=str(output))
+    for one, other in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_pictures_of_every_class_quantise(model_file, tmp_path, monkeypatch):
+    """Sorted by folder, the first 256 would be of one."""
+    for name, colour in (("a", "black"), ("b", "white")):
+        (tmp_path / name).mkdir()
+        for i in range(300):
+            Image.new("RGB", (2, 2), colour).save(tmp_path / name / f"{i}.png")
+    seen = []
+    monkeypatch.setattr(exporting, "export", lambda *_, images, **__: seen.append(images))
+    command = ["export", f"--model_file={model_file}", "--format=tflite"]
+    assert cli.main([*command, f"--output={tmp_path}/m.tflite", f"--images={tmp_path}"]) == 0
+    assert len(seen[0]) <= 256 and 0.4 < (seen[0].mean((1, 2, 3)) > 128).mean() < 0.6
+
+
+def test_lists_from_stdin_in_a_process_of_its_own(folder, model_file):
+    photos = "\n".join(
+        str(folder / "val" / name / f"{i}.png") for i, name in enumerate(("red", "green"))
+    )
+    command = [sys.executable, "-m", "keras_effv2", "predict", "-", "--model_file", str(model_file)]
+    done = subprocess.run(command, input=photos + "\n", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "red/0.png\n" in done.stdout and "green/1.png\n" in done.stdout
+    assert done.stdout.count("%") == 8
+
+
+def test_released_weights_have_learnt_from_no_run(tmp_path, monkeypatch):
+    """Not even of the run in whose folder `effv2 evaluate --weights=imagenet` is called."""
+    (tmp_path / "summary.json").write_text('{"data": "folder:mine"}')
+    monkeypatch.chdir(tmp_path)
+    assert learnt_from("imagenet") == set()
+    (tmp_path / "model.keras").touch()
+    assert learnt_from("model.keras") == {"folder:mine"}
