@@ -7,6 +7,7 @@ nothing here needs a network.
 import functools
 import gzip
 import importlib.resources
+import itertools
 import os
 
 import keras
@@ -15,7 +16,11 @@ import numpy as np
 from keras_effv2 import graph, layers
 from keras_effv2.photos import prepare, read_image
 
-LABELS = {1000: "imagenet1k.tsv.gz", 21843: "imagenet21k.tsv.gz"}
+LABELS = {
+    1000: "imagenet1k.tsv.gz",
+    11821: "imagenet12k.gaps.gz",  # timm's: distances between its classes among the 21,843
+    21843: "imagenet21k.tsv.gz",
+}
 
 
 def preprocess_input(x, data_format=None, *, model=None):
@@ -61,12 +66,15 @@ def preprocess_input(x, data_format=None, *, model=None):
     return layers.normalize(x, pixels.pixels)
 
 
+_KNOWN = "1000, 11821 or 21843"
+
+
 @functools.cache
 def labels(classes):
-    """Returns the `(WordNet id, name)` of every output of a 1,000- or 21,843-class head.
+    """Returns the `(WordNet id, name)` of every output of a head for an ImageNet.
 
     Raises:
-        ValueError: If `classes` is another number.
+        ValueError: If `classes` is none of 1000, 11821 and 21843.
 
     Example:
 
@@ -75,10 +83,12 @@ def labels(classes):
     """
     if classes not in LABELS:
         raise ValueError(
-            f"Labels exist for heads of 1000 and of 21843 classes. Received: classes={classes}."
+            f"Labels exist for heads of {_KNOWN} classes. Received: classes={classes}."
         )
     packed = importlib.resources.files("keras_effv2").joinpath("labels", LABELS[classes])
     lines = gzip.decompress(packed.read_bytes()).decode().splitlines()
+    if classes == 11821:
+        return tuple(labels(21843)[index] for index in itertools.accumulate(map(int, lines)))
     return tuple(tuple(line.split("\t", 1)) for line in lines)
 
 
@@ -86,7 +96,7 @@ def decode_predictions(preds, top=5):
     """Names the most probable classes.
 
     Args:
-        preds: Array `(batch, 1000)` or `(batch, 21843)`.
+        preds: Array `(batch, 1000)`, `(batch, 11821)` or `(batch, 21843)`.
         top: How many to name, at least 1.
 
     Returns:
@@ -103,8 +113,8 @@ def decode_predictions(preds, top=5):
     preds = np.asarray(preds)
     if preds.ndim != 2 or preds.shape[1] not in LABELS:
         raise ValueError(
-            "`preds` is an array (batch, 1000) or (batch, 21843), the outputs of a model with its "
-            f"ImageNet head. Received shape: {preds.shape}."
+            f"`preds` is an array (batch, classes) of {_KNOWN} classes, the outputs of a model with "
+            f"its ImageNet head. Received shape: {preds.shape}."
         )
     names = labels(preds.shape[1])
     best = np.argsort(-preds, axis=1, kind="stable")[:, :top]
@@ -167,8 +177,8 @@ def class_names(model: keras.Model) -> list[str]:
         model: A classifier.
 
     Returns:
-        A list: the names that the model carries, else ImageNet's for 1,000 or 21,843 outputs, else
-        `class 0`, `class 1`, ...
+        A list: the names that the model carries, else ImageNet's for 1,000, 11,821 or 21,843 outputs,
+        else `class 0`, `class 1`, ...
 
     Example:
 

@@ -183,14 +183,16 @@ _FRAMES = {
 
 
 CROPS = ("none", "automl")
+RESIZES = ("bilinear", "bicubic", "pillow-bicubic")
 
 
 def check_geometry(crop, resize):
-    """Refuses unknown names of crops and interpolations."""
-    if crop not in CROPS or resize not in RESIZERS:
+    """Refuses unknown names of crops and interpolations, and shares that are none."""
+    share = isinstance(crop, float) and 0 < crop <= 1
+    if not (share or crop in CROPS) or resize not in RESIZES:
         raise ValueError(
-            f"`crop` is one of {', '.join(CROPS)}, `resize` one of {', '.join(RESIZERS)}. Received: "
-            f"crop={crop!r}, resize={resize!r}."
+            f"`crop` is one of {', '.join(CROPS)}, or a share such as 0.95; `resize` is one of "
+            f"{', '.join(RESIZES)}. Received: crop={crop!r}, resize={resize!r}."
         )
 
 
@@ -201,10 +203,11 @@ def prepare(image, image_size, crop="none", resize="bilinear"):
         image: Array `(height, width, 3)`, 0..255.
         image_size: Side of the result in pixels.
         crop: `"none"`: the whole picture is squeezed into a square. `"automl"`: a centre square
-            of side `int(image_size / (image_size + 32) * min(height, width))`.
+            of side `int(image_size / (image_size + 32) * min(height, width))`. A share in (0, 1],
+            as timm has it: the shorter side is resized to `image_size / crop`, then the centre cut.
         resize: `"bilinear"`, half-pixel centres without antialiasing as `tf.image.resize`; or
             `"bicubic"`, TF1's `resize_bicubic` (corner-aligned at zero, a = -0.75), with which
-            the B variants were trained.
+            the B variants were trained; or `"pillow-bicubic"`, Pillow's, which antialiases.
 
     Returns:
         float32 array `(image_size, image_size, 3)`, 0..255.
@@ -212,24 +215,37 @@ def prepare(image, image_size, crop="none", resize="bilinear"):
     Raises:
         ValueError: If `crop` or `resize` is unknown.
 
-    Source: google/automl efficientnetv2 `preprocessing.py` and `preprocess_legacy.py`.
+    Source: google/automl efficientnetv2 `preprocessing.py` and `preprocess_legacy.py`; timm
+    `data/transforms_factory.py`.
     """
     check_geometry(crop, resize)
     top, left, height, width = crop_box(*image.shape[:2], image_size, crop)
     image = np.asarray(image[top : top + height, left : left + width], "float32")
-    rows = RESIZERS[resize](height, image_size)
-    columns = RESIZERS[resize](width, image_size)
+    (high, wide), (down, right) = resized_sides(height, width, image_size, crop)
+    if resize == "pillow-bicubic":
+        return _by_pillow(image, (high, wide))[down : down + image_size, right : right + image_size]
+    rows = RESIZERS[resize](height, high)[down : down + image_size]
+    columns = RESIZERS[resize](width, wide)[right : right + image_size]
     image = np.einsum("th,hwc->twc", rows, image, optimize=True)
     image = np.einsum("tw,hwc->htc", columns, image, optimize=True)
     return image.clip(0, 255)
 
 
 def crop_box(height, width, image_size, crop):
-    """The part of a picture that a model evaluates: `(top, left, height, width)` in pixels."""
-    if crop == "none":
+    """The part of a picture that is resized: `(top, left, height, width)` in pixels."""
+    if crop != "automl":
         return 0, 0, height, width
     side = max(1, int(image_size / (image_size + 32) * min(height, width)))
     return (height - side) // 2, (width - side) // 2, side, side
+
+
+def resized_sides(height, width, image_size, crop):
+    """Height and width to which a part is resized, and where the square of `image_size` begins."""
+    if not isinstance(crop, float):
+        return (image_size, image_size), (0, 0)
+    shorter = int(image_size / crop)
+    sides = [shorter * side // min(height, width) for side in (height, width)]
+    return sides, [round((side - image_size) / 2) for side in sides]
 
 
 def _bilinear(source, target):
@@ -256,3 +272,10 @@ def _legacy_bicubic(source, target):
 
 
 RESIZERS = {"bilinear": _bilinear, "bicubic": _legacy_bicubic}
+
+
+def _by_pillow(image, sides):
+    from PIL import Image
+
+    image = Image.fromarray(image.round().clip(0, 255).astype("uint8"))
+    return np.asarray(image.resize(sides[::-1], Image.Resampling.BICUBIC), "float32")

@@ -12,7 +12,7 @@ import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from keras_effv2 import data, layers, training  # noqa: E402
-from keras_effv2.models import coatnet, efficientnet_v2  # noqa: E402
+from keras_effv2.models import coatnet, coatnet_rw, efficientnet_v2  # noqa: E402
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
@@ -47,6 +47,17 @@ def tiny_coatnet_row(**changes):
     return dataclasses.replace(row, **changes)
 
 
+def tiny_coatnet_rw_row(name="CoAtNet1RWMax", **changes):
+    """A row of timm's CoAtNets with narrow stages: the one with both poolings, unless named."""
+    row = coatnet_rw.VARIANTS[name]
+    stages = tuple(
+        dataclasses.replace(stage, repeats=n, channels=c)
+        for stage, n, c in zip(row.stages, (1, 2, 2, 1), (8, 32, 32, 16), strict=True)
+    )
+    changes = {"name": f"Tiny{name}", "stages": stages, "stem": 8, "weights": None, **changes}
+    return dataclasses.replace(row, **changes)
+
+
 @pytest.fixture(autouse=True)
 def same_weights_every_time():
     keras.utils.set_random_seed(0)
@@ -78,6 +89,17 @@ def tiny_coatnet():
 def images():
     """Two pictures of noise, `(2, 64, 64, 3)`, 0..255."""
     return np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+
+
+@pytest.fixture
+def tiny_coatnet_rw():
+    """A function that builds a tiny one of timm's CoAtNets, of ten classes; keywords as above."""
+
+    def make(**arguments):
+        arguments = {"weights": None, "classes": 10, **arguments}
+        return coatnet_rw.build(tiny_coatnet_rw_row(), **arguments)
+
+    return make
 
 
 def tiny_data(count=48, validation=10):

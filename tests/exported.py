@@ -6,10 +6,10 @@ import sys
 
 import keras
 import numpy as np
-from conftest import tiny_coatnet_row, tiny_efficientnet_row
+from conftest import tiny_coatnet_row, tiny_coatnet_rw_row, tiny_efficientnet_row
 
 from keras_effv2 import layers
-from keras_effv2.models import coatnet, efficientnet_v2
+from keras_effv2.models import coatnet, coatnet_rw, efficientnet_v2
 
 LABELS = [f"flower {i}" for i in range(10)]
 
@@ -55,6 +55,7 @@ def tiny(family):
     module, row = {
         "efficientnet": (efficientnet_v2, tiny_efficientnet_row),
         "coatnet": (coatnet, tiny_coatnet_row),
+        "coatnet_rw": (coatnet_rw, tiny_coatnet_rw_row),
     }[family]
     return module.build(row(), weights=None, classes=10, classifier_activation=None)
 

@@ -41,13 +41,9 @@ UPWARD: set[str] = set()
 FILE, CLASS, FUNCTION = 370, 150, 60
 TABLES = {"augment", "recipes"}  # a list of operations, and of recipes with their sources
 # what has to become shorter: the list is empty at the end
-TOO_LONG = {
-    "models.application.build",
-}
+TOO_LONG: set[str] = set()
 UNTYPED = {
     "HubLayer",
-    "efficientnet_v2.build",
-    "coatnet.build",
     "evaluate",
     "export",
     "export_hub",
@@ -57,7 +53,6 @@ UNTYPED = {
     "model_info",
     "save_variant",
     "scale",
-    *(name for name in keras_effv2.__all__ if name.startswith(("CoAtNet", "EfficientNetV2"))),
 }
 # these know a keras.Model, whoever built it
 STRANGERS_TO_BUILDERS = {

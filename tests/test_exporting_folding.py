@@ -13,7 +13,7 @@ def norms(model):
     return {x.name for x in model.layers if isinstance(x, keras.layers.BatchNormalization)}
 
 
-@pytest.mark.parametrize("family", ["efficientnet", "coatnet"])
+@pytest.mark.parametrize("family", ["efficientnet", "coatnet", "coatnet_rw"])
 def test_fold_keeps_the_outputs(family):
     model = lively(tiny(family))
     lean, images = fold(model), pictures(3, 64, 96)

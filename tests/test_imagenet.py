@@ -46,3 +46,21 @@ def test_names_of_outputs(tiny_effnet):
     assert kev.class_names(named) == ["cat", "dog"]
     assert kev.class_names(tiny_effnet(classes=1000))[388] == "giant_panda"
     assert kev.class_names(tiny_effnet(classes=1000)) == [n for _, n in imagenet.labels(1000)]
+
+
+def test_imagenet12k_is_a_part_of_imagenet21k():
+    some, all_ = imagenet.labels(11821), imagenet.labels(21843)
+    assert len(some) == len(set(some)) == 11821
+    places = {label: place for place, label in enumerate(all_)}
+    assert [places[label] for label in some] == sorted(places[label] for label in some)
+    # lines 1, 2, 5911 and 11821 of timm 1.0.31's data/_info/imagenet12k_synsets.txt
+    assert [some[i][0] for i in (0, 1, 5910, 11820)] == [
+        "n00005787",
+        "n00006484",
+        "n04049753",
+        "n15102894",
+    ]
+    ((name, *_),) = imagenet.decode_predictions(np.eye(11821)[[11820]], top=1)
+    assert name[:2] == some[-1]
+    with pytest.raises(ValueError, match="1000, 11821 or 21843 classes"):
+        imagenet.labels(12)

@@ -19,11 +19,12 @@ builtins.__import__ = guarded
 sys.path.insert(0, sys.argv[2])
 import numpy as np
 import keras
-from keras_effv2.models import coatnet, efficientnet_v2
+from keras_effv2.models import coatnet, coatnet_rw, efficientnet_v2
 import rows
 images = np.random.default_rng(0).uniform(0, 255, (2, 64, 96, 3)).astype("float32")
 outputs = []
-for family, row in ((efficientnet_v2, rows.efficientnet), (coatnet, rows.coatnet)):
+families = (efficientnet_v2, coatnet, coatnet_rw)
+for family, row in zip(families, (rows.efficientnet, rows.coatnet, rows.coatnet_rw)):
     model = family.build(row, weights=None, classes=10, classifier_activation=None)
     random = np.random.default_rng(1)
     for weight in model.weights:
@@ -36,13 +37,16 @@ np.save(sys.argv[3], np.stack(outputs))
 
 _ROWS = """
 import dataclasses
-from keras_effv2.models import coatnet as c, efficientnet_v2 as e
+from keras_effv2.models import coatnet as c, coatnet_rw as rw, efficientnet_v2 as e
 row = e.VARIANTS["EfficientNetV2B0"]
 stages = tuple(dataclasses.replace(s, repeats=2, channels=8) for s in row.stages)
 efficientnet = dataclasses.replace(row, stages=stages, stem=8, top=16, pixels="128")
 row = c.VARIANTS["CoAtNet0"]
 stages = tuple(dataclasses.replace(s, repeats=2, channels=8) for s in row.stages)
 coatnet = dataclasses.replace(row, stages=stages, stem=8, head_size=4, hidden=16)
+row = rw.VARIANTS["CoAtNet1RWMax"]
+stages = tuple(dataclasses.replace(s, repeats=2, channels=32) for s in row.stages)
+coatnet_rw = dataclasses.replace(row, stages=stages, stem=8, weights=None)
 """
 
 

@@ -138,7 +138,7 @@ def test_block_names_are_ascii_letters():
     assert len(set(names)) == len(names) and all(name.isascii() for name in names)
 
 
-@pytest.mark.parametrize("family", ["tiny_effnet", "tiny_coatnet"])
+@pytest.mark.parametrize("family", ["tiny_effnet", "tiny_coatnet", "tiny_coatnet_rw"])
 def test_sizes_features_and_round_trips(family, request, tmp_path):
     make = request.getfixturevalue(family)
     model = randomize(make(name="any name"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zipfile
 
 import keras
 import numpy as np
@@ -179,3 +180,90 @@ def test_columns_have_known_words():
         small("CoAtNet0RW", pool="avg")
     with pytest.raises(ValueError, match="`stride_at` of a variant is one of expand, depthwise"):
         dataclasses.replace(coatnet.VARIANTS["CoAtNet0"], stride_at="pool")
+
+
+# -------------------------------------------------------------------- what a model of ours can do
+
+
+@pytest.fixture(scope="module")
+def published(golden, tmp_path_factory):
+    """A file under the name of a release, whose contract it therefore has."""
+    case = next(case for case in CASES if case.row == "CoAtNet0RW")
+    path = tmp_path_factory.mktemp("files") / "coatnet_0_rw_224.sw_in1k.safetensors"
+    safetensors.numpy.save_file(tensors_of(case, golden), path)
+    return path
+
+
+def test_a_released_file_has_the_contract_of_its_release(published, tmp_path):
+    model = coatnet_rw.build(small("CoAtNet0RW"), weights=str(published))
+    wanted = {"pixels": "127.5", "crop": 0.95, "resize": "pillow-bicubic", "image_size": 224}
+    assert model.get_layer("pixels").contract().items() >= wanted.items()
+    model.save(tmp_path / "m.keras")
+    model.save_weights(tmp_path / "m.weights.h5")
+    again = coatnet_rw.build(small("CoAtNet0RW"), weights=str(tmp_path / "m.weights.h5"))
+    for copy in (keras.models.load_model(tmp_path / "m.keras"), again):
+        assert copy.get_layer("pixels").contract().items() >= wanted.items()
+        np.testing.assert_array_equal(copy.get_weights()[0], model.get_weights()[0])
+
+
+def test_a_fresh_head_and_parts_of_the_network(published):
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 96, 3)).astype("float32")
+    row, whole = small("CoAtNet0RW"), dict(weights=str(published))
+    model = coatnet_rw.build(row, classes=3, **whole)
+    assert model(images).shape == (2, 3)
+    vector = coatnet_rw.build(row, include_top=False, pooling="avg", **whole)
+    both = keras.Model(model.input, model.get_layer("avg_pool").output)
+    np.testing.assert_array_equal(vector(images), both(images))
+    pyramid = coatnet_rw.build(row, features=["reduction_2", "reduction_5"], **whole)(images)
+    assert {key: x.shape for key, x in pyramid.items()} == {
+        "reduction_2": (2, 16, 24, 32),
+        "reduction_5": (2, 2, 3, 128),
+    }
+
+
+@pytest.mark.parametrize(
+    "lack", ["stages.2.blocks.1.attn.proj.bias", "norm.weight", "head.fc.bias"]
+)
+def test_every_tensor_is_used_and_every_variable_filled(lack, golden, tmp_path):
+    case = next(case for case in CASES if case.row == "CoAtNet1RW")
+    tensors = tensors_of(case, golden)
+    with pytest.raises(ValueError, match="unexpected stages.0.blocks.7.extra"):
+        load(case, {**tensors, "stages.0.blocks.7.extra": np.ones(3)}, SQUARE, tmp_path)
+    del tensors[lack]
+    with pytest.raises(ValueError, match="missing"):
+        load(case, tensors, SQUARE, tmp_path)
+
+
+def test_what_no_reader_takes(published, tmp_path):
+    content = published.read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="cut.safetensors is a damaged safetensors file"):
+        weights.read(tmp_path / "cut.safetensors")
+    (tmp_path / "old.pth").write_bytes(b"\x80\x02}q\x00.")
+    with zipfile.ZipFile(tmp_path / "new.bin", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
+    for name in ("old.pth", "new.bin"):
+        with pytest.raises(ValueError, match="runs whatever code.*Take the same weights as .safe"):
+            weights.read(tmp_path / name)
+
+
+def test_the_papers_networks_name_the_ones_with_weights():
+    with pytest.raises(ValueError, match="No weights of CoAtNet0 were ever released.*CoAtNet0RW"):
+        kev.CoAtNet0(weights="imagenet")
+    rows = [row for name in coatnet_rw.VARIANTS for row in kev.list_weights(name)]
+    assert len(rows) == 16 and all("Apache-2.0" in row.source for row in rows)
+    for name, variant in coatnet_rw.VARIANTS.items():
+        assert variant.weights in [row.tag for row in kev.list_weights(name)]
+
+
+def test_softmax_is_float32_under_mixed_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = coatnet_rw.build(small("CoAtNet0RW"), weights=None, classes=10)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    attention = model.get_layer("block3a_attention")
+    x = timm_golden.images((4, 4))[..., :1].repeat(64, -1)
+    found = attention(x, return_attention=True)[1]
+    assert keras.backend.standardize_dtype(found.dtype) == "float32"
+    np.testing.assert_allclose(np.sum(found, -1), 1, atol=1e-6)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from made_pictures import encoded, evaluated, jpeg, noise, numbered, smooth
 from PIL import Image, ImageOps
 
-from keras_effv2 import layers, photos
+from keras_effv2 import data, layers, photos
 from keras_effv2.data import damage, decoding
 
 
@@ -299,3 +299,34 @@ def test_unknown_geometry_is_refused_everywhere(wrong):
     ):
         with pytest.raises(ValueError, match="one of none, automl.*one of bilinear, bicubic"):
             use()
+
+
+def as_timm(picture, size, crop):
+    """`timm.data.create_transform` for evaluation, in Pillow: resize, then cut the centre."""
+    if crop == "none":
+        return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC), "float32")
+    shorter, sides = int(size / crop), picture.size
+    picture = picture.resize(
+        [shorter if side == min(sides) else int(shorter * side / min(sides)) for side in sides],
+        Image.Resampling.BICUBIC,
+    )
+    left, top = (round((side - size) / 2) for side in picture.size)
+    return np.asarray(picture.crop((left, top, left + size, top + size)), "float32")
+
+
+@pytest.mark.parametrize("size, crop", [(224, 0.95), (224, 0.9), (96, 0.875), (384, "none")])
+def test_real_photos_are_cut_as_timm_does(size, crop, shared):
+    paths = sorted((shared / "flowers" / "val").rglob("*.jpg"))[::80]
+    split = data.Split(["a"], [0] * len(paths), [str(path) for path in paths])
+    geometry = {"image_size": size, "crop": crop, "resize": "pillow-bicubic"}
+    batch, *_ = next(iter(split.eval_batches(batch_size=len(paths), **geometry)))
+    for path, image in zip(paths, batch.numpy(), strict=True):
+        wanted = as_timm(Image.open(path).convert("RGB"), size, crop)
+        assert np.abs(image - wanted).max() < 1
+        assert np.abs(photos.prepare(photos.read_image(path), **geometry) - wanted).max() < 1
+
+
+def test_a_share_is_above_0_and_not_above_1():
+    for wrong in (0.0, 1.5, 1):
+        with pytest.raises(ValueError, match="a share such as 0.95"):
+            photos.check_geometry(wrong, "bilinear")

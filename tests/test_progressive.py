@@ -293,7 +293,7 @@ def test_the_data_have_the_strengths_of_the_epochs_phase(pictures):
         np.testing.assert_allclose(labels.sum(1), 1, rtol=1e-6)
 
 
-@pytest.mark.parametrize("family", ("tiny_effnet", "tiny_coatnet"))
+@pytest.mark.parametrize("family", ("tiny_effnet", "tiny_coatnet", "tiny_coatnet_rw"))
 def test_our_networks_take_both_rates(family, request):
     model = request.getfixturevalue(family)()
     weights = [w.path for w in model.weights]

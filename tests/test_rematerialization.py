@@ -11,7 +11,7 @@ from keras_effv2 import layers, rematerialization
 from keras_effv2.training import checkpoints
 
 
-@pytest.fixture(params=("tiny_effnet", "tiny_coatnet"))
+@pytest.fixture(params=("tiny_effnet", "tiny_coatnet", "tiny_coatnet_rw"))
 def model(request):
     make = request.getfixturevalue(request.param)
     return make(dropout=0.3, drop_path=0.3, classifier_activation=None)

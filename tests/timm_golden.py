@@ -86,23 +86,35 @@ def sample(feature_map):
     return numbers[:: max(1, len(numbers) // 61)]
 
 
-def network(case, size=None, **arguments):
-    """timm's network with the weights of the rule, ready to evaluate, and its state."""
+def network(case, size, square=SQUARE, **arguments):
+    """timm's network with the weights of the rule, ready to evaluate, and its state.
+
+    The state is that of the network for square pictures; where tables are of another size in the
+    network, they are resized as the paper does it.
+    """
     import timm
+
+    arguments = {**case.arguments, **arguments}
+    model = timm.create_model(case.timm, **arguments, img_size=size).eval()
+    if size == square:
+        return model, fill(model)
+    values = fill(timm.create_model(case.timm, **arguments, img_size=square))
+    fill(model, values)
+    return model, values
+
+
+def fill(model, values=None):
+    """Gives a network of PyTorch's the tensors of the rule, or `values`; returns them."""
     import torch
 
-    arguments = {**case.arguments, **arguments, **({"img_size": size} if size else {})}
-    model = timm.create_model(case.timm, **arguments).eval()
     tensors = {k: v for k, v in model.state_dict().items() if not k.endswith("batches_tracked")}
-    square = timm.create_model(case.timm, **{**arguments, "img_size": SQUARE}) if size else model
-    shapes = {k: tuple(v.shape) for k, v in square.state_dict().items() if k in tensors}
-    values = state(shapes)
+    values = values or state({key: tensor.shape for key, tensor in tensors.items()})
     for key, value in values.items():
         value = torch.from_numpy(value)
-        if value.shape != tensors[key].shape:  # a table, resized as the paper does
+        if value.shape != tensors[key].shape:
             value = _resized(value, model.get_submodule(key.rpartition(".")[0]).window_size)
         tensors[key].copy_(value)
-    return model, values
+    return values
 
 
 def _resized(table, window):

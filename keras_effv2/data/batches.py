@@ -96,7 +96,7 @@ def of_evaluation(stream, image_size, batch_size, crop, resize):
     """
 
     def box(shape):
-        if crop == "none":
+        if crop != "automl":
             return tf.stack([0, 0, shape[0], shape[1]])
         side = tf.cast(tf.reduce_min(shape[:2]), tf.float64) * (image_size / (image_size + 32))
         side = tf.maximum(tf.cast(side, tf.int32), 1)
@@ -104,7 +104,7 @@ def of_evaluation(stream, image_size, batch_size, crop, resize):
 
     def picture(labelled, mask):
         _, raw, target = labelled
-        image = resized(_part(raw, box), image_size, resize)
+        image = resized(_part(raw, box), image_size, resize, crop)
         image.set_shape((image_size, image_size, 3))
         return image, target, mask
 

@@ -53,9 +53,10 @@ class Pixels(keras.layers.Layer):
             `"127.5"` (x / 127.5 - 1).
         enabled: Whether the layer normalises; if not, it expects pixels already normalised.
         image_size: Side in pixels at which the model is evaluated.
-        crop: `"none"` (the whole image is squeezed to a square) or `"automl"` (a centre square of
-            side `int(size / (size + 32) * min(height, width))`).
-        resize: `"bilinear"` or `"bicubic"`.
+        crop: `"none"` (the whole image is squeezed to a square), `"automl"` (a centre square of
+            side `int(size / (size + 32) * min(height, width))`), or a share such as 0.95 (the
+            shorter side is resized to `size / 0.95`, then the centre cut), see `photos.prepare`.
+        resize: `"bilinear"`, `"bicubic"` or `"pillow-bicubic"`.
         activation: Activation the head was trained with, `"softmax"` or `"sigmoid"`.
         class_names: Optional list of the outputs' names.
         features: Optional dictionary from `reduction_1` .. to the names of the layers that give
@@ -76,6 +77,7 @@ class Pixels(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.pixels = check_pixels(pixels)
+        photos.check_geometry(crop, resize)
         self.enabled = enabled
         self.image_size = image_size
         photos.check_geometry(crop, resize)
@@ -129,6 +131,7 @@ class Pixels(keras.layers.Layer):
         self.activation = read["activation"]
         for key in ("image_size", "crop", "resize"):
             setattr(self, key, read[key] or getattr(self, key))
+        photos.check_geometry(self.crop, self.resize)
         self.class_names = tuple(read["class_names"]) if read["class_names"] else None
 
 

@@ -5,7 +5,9 @@ builders differ in nothing else.
 """
 
 import dataclasses
+import os
 import string
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -31,9 +33,9 @@ class Family:
     """
 
     title: str
-    features: callable
-    top: callable
-    neck: callable
+    features: Callable
+    top: Callable
+    neck: Callable
     multiple: int = 1
     levels: tuple[str, ...] = REDUCTIONS
 
@@ -80,89 +82,110 @@ def build(
         features = _check_features(features, family.levels)
         include_top, pooling = False, None
     checkpoint = checkpoints.open_checkpoint(variant.name, weights, top=include_top)
+    if checkpoint is not None and checkpoint.built_for:
+        variant = dataclasses.replace(variant, image_size=checkpoint.built_for)
     pixels = _choose_pixels(variant, checkpoint, pixels, channels)
     prefix = f"{name}_" if name and input_tensor is not None else ""
-
-    if input_tensor is None:
-        inputs = x = keras.Input(input_shape or (None, None, 3), name=None)
-    else:
-        x = input_tensor
-        inputs = keras.utils.get_source_inputs(input_tensor)
-        inputs = inputs[0] if len(inputs) == 1 else inputs
-    sigmoid = keras.activations.get(classifier_activation) is keras.activations.sigmoid
-    contract = layers.Pixels(
-        pixels,
-        enabled=include_preprocessing,
-        image_size=variant.image_size,
-        activation="sigmoid" if sigmoid else "softmax",
-        **geometry(pixels, variant.image_size),
-        name=prefix + "pixels",
-    )
-    x = contract(x)
-    pyramid = family.features(
-        x, variant, variant.drop_path if drop_path is None else drop_path, prefix
-    )
+    inputs, x = _input(input_tensor, input_shape)
+    contract = _contract(variant, pixels, include_preprocessing, classifier_activation, prefix)
+    rate = variant.drop_path if drop_path is None else drop_path
+    pyramid = family.features(contract(x), variant, rate, prefix)
     if features is not None:
         outputs = {key: pyramid[key] for key in features}
     else:
-        x = family.top(pyramid[family.levels[-1]], variant, prefix)
-        outputs = x
-        if include_top or pooling == "avg":
-            # float32 under every policy: means of thousands of bfloat16 numbers lose digits.
-            outputs = keras.layers.GlobalAveragePooling2D(
-                dtype="float32", name=prefix + "avg_pool"
-            )(x)
-        elif pooling == "max":
-            outputs = keras.layers.GlobalMaxPooling2D(dtype="float32", name=prefix + "max_pool")(x)
-    fresh_head = True
+        outputs = family.top(pyramid[family.levels[-1]], variant, prefix)
+        outputs = _pooled(outputs, "avg" if include_top else pooling, prefix)
     if include_top:
         head_classes = checkpoint.classes if checkpoint else None
-        if classes is None:
-            classes = head_classes or 1000
-        fresh_head = checkpoint is not None and classes != head_classes
-        x = family.neck(outputs, variant, prefix)
+        classes = classes or head_classes or 1000
         rate = variant.dropout if dropout is None else dropout
-        x = layers.Dropout(rate, dtype="float32", name=prefix + "top_dropout")(x)
-        outputs = keras.layers.Dense(
-            classes,
-            activation=classifier_activation,
-            # U(-1/sqrt(classes), 1/sqrt(classes)), google/automl `dense_kernel_initializer`
-            kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_out", "uniform"),
-            dtype="float32",
-            name=prefix + "predictions",
-        )(x)
+        outputs = family.neck(outputs, variant, prefix)
+        outputs = _head(outputs, classes, classifier_activation, rate, prefix)
     model = keras.Model(inputs, outputs, name=name or variant.name.lower())
     levels = {id(tensor): key for key, tensor in pyramid.items()}
     contract.features = {
         levels[id(layer.output)]: layer.name for layer in model.layers if id(layer.output) in levels
     }
     if checkpoint is not None:
-        before = set() if input_tensor is None else set(keras.Model(inputs, input_tensor).layers)
         whole = model  # of which features are a part
         if features is not None:
             whole = keras.Model(inputs, family.top(pyramid[family.levels[-1]], variant, prefix))
-        checkpoints.assign(
-            model,
-            checkpoint,
-            own=[layer for layer in whole.layers if layer not in before],
-            prefix=prefix,
-            fresh_head=fresh_head,
-            headless=not include_top,
-        )
-        if not fresh_head:
-            contract.activation = checkpoint.activation or contract.activation
-            contract.class_names = checkpoint.class_names or contract.class_names
-            for key, value in checkpoint.geometry.items():
-                setattr(contract, key, value)
-        if include_top and fresh_head:
-            logging.info(
-                "%s: the head for %d classes is new and has to be trained; %s has %s.",
-                model.name,
-                classes,
-                checkpoint.origin,
-                f"{head_classes} classes" if head_classes else "no head",
-            )
+        before = [] if input_tensor is None else keras.Model(inputs, input_tensor).layers
+        own = [layer for layer in whole.layers if layer not in before]
+        _load(model, checkpoint, contract, own, prefix, classes if include_top else None)
     return model
+
+
+def _input(input_tensor, input_shape):
+    """What the model takes, and the tensor that its first layer takes."""
+    if input_tensor is None:
+        inputs = keras.Input(input_shape or (None, None, 3))
+        return inputs, inputs
+    inputs = keras.utils.get_source_inputs(input_tensor)
+    return (inputs[0] if len(inputs) == 1 else inputs), input_tensor
+
+
+def _contract(variant, pixels, enabled, classifier_activation, prefix):
+    """The layer that normalises pixels and says what the model was made for."""
+    sigmoid = keras.activations.get(classifier_activation) is keras.activations.sigmoid
+    return layers.Pixels(
+        pixels,
+        enabled=enabled,
+        image_size=variant.image_size,
+        activation="sigmoid" if sigmoid else "softmax",
+        **geometry(pixels, variant.image_size),
+        name=prefix + "pixels",
+    )
+
+
+def _pooled(x, pooling, prefix):
+    """(b, h, w, c) -> (b, c), in float32: means of thousands of bfloat16 numbers lose digits."""
+    if pooling == "avg":
+        return keras.layers.GlobalAveragePooling2D(dtype="float32", name=prefix + "avg_pool")(x)
+    if pooling == "max":
+        return keras.layers.GlobalMaxPooling2D(dtype="float32", name=prefix + "max_pool")(x)
+    return x
+
+
+def _head(x, classes, activation, dropout, prefix):
+    """(b, c) -> (b, classes)."""
+    x = layers.Dropout(dropout, dtype="float32", name=prefix + "top_dropout")(x)
+    return keras.layers.Dense(
+        classes,
+        activation=activation,
+        # U(-1/sqrt(classes), 1/sqrt(classes)), google/automl `dense_kernel_initializer`
+        kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_out", "uniform"),
+        dtype="float32",
+        name=prefix + "predictions",
+    )(x)
+
+
+def _load(model, checkpoint, contract, own, prefix, classes):
+    """Puts a checkpoint into a model; with its head, its contract holds too."""
+    fresh_head = classes != checkpoint.classes
+    checkpoints.assign(
+        model,
+        checkpoint,
+        own=own,
+        prefix=prefix,
+        fresh_head=fresh_head or classes is None,
+        headless=classes is None,
+    )
+    if classes is None:
+        return
+    if fresh_head:
+        logging.info(
+            "%s: the head for %d classes is new and has to be trained; %s has %s.",
+            model.name,
+            classes,
+            checkpoint.origin,
+            f"{checkpoint.classes} classes" if checkpoint.classes else "no head",
+        )
+        return
+    contract.activation = checkpoint.activation or contract.activation
+    contract.class_names = checkpoint.class_names or contract.class_names
+    for key, value in checkpoint.geometry.items():
+        setattr(contract, key, value)
 
 
 def _check(variant, family, include_top, input_tensor, input_shape, pooling, classes):
@@ -253,21 +276,21 @@ def builder(variant, family):
     """Makes the public function that builds one variant."""
 
     def make(
-        include_top=True,
-        weights=variant.weights,
-        input_tensor=None,
-        input_shape=None,
-        pooling=None,
-        classes=None,
-        classifier_activation="softmax",
-        include_preprocessing=True,
-        name=None,
+        include_top: bool = True,
+        weights: str | os.PathLike | None = variant.weights,
+        input_tensor: keras.KerasTensor | None = None,
+        input_shape: tuple[int | None, int | None, int] | None = None,
+        pooling: str | None = None,
+        classes: int | None = None,
+        classifier_activation: str | Callable | None = "softmax",
+        include_preprocessing: bool = True,
+        name: str | None = None,
         *,
-        dropout=None,
-        drop_path=None,
-        pixels=None,
-        features=None,
-    ):
+        dropout: float | None = None,
+        drop_path: float | None = None,
+        pixels: str | None = None,
+        features: str | Sequence[str] | None = None,
+    ) -> keras.Model:
         return build(
             variant,
             family,

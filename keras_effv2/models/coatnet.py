@@ -7,6 +7,7 @@ blocks that its authors' colleagues published (google-research/maxvit, tensorflo
 """
 
 import math
+import typing
 
 import keras
 
@@ -162,7 +163,7 @@ FAMILY = application.Family(
 )
 
 
-def build(variant, **arguments):
+def build(variant: Variant, **arguments: typing.Any) -> keras.Model:
     """Builds any row, also one that is not in the table; arguments as the builders below."""
     return application.build(variant, FAMILY, **arguments)
 

@@ -8,6 +8,8 @@ attention of the width of the block's input; an edge of zeros on both sides of s
 the last norm before the pooling, and no hidden layer in the head.
 """
 
+import typing
+
 import keras
 
 from keras_effv2 import layers
@@ -160,7 +162,7 @@ FAMILY = application.Family(
 )
 
 
-def build(variant, **arguments):
+def build(variant: Variant, **arguments: typing.Any) -> keras.Model:
     """Builds any row, also one that is not in the table; arguments as the builders below."""
     return application.build(variant, FAMILY, **arguments)
 

@@ -5,6 +5,8 @@ and released code differ, the code counts: its numbers are those of google/autom
 `efficientnetv2/effnetv2_configs.py`, and its checkpoints load here.
 """
 
+import typing
+
 import keras
 
 from keras_effv2 import layers
@@ -121,7 +123,7 @@ FAMILY = application.Family(
 )
 
 
-def build(variant, **arguments):
+def build(variant: Variant, **arguments: typing.Any) -> keras.Model:
     """Builds any row, also one that is not in the table; arguments as the builders below."""
     return application.build(variant, FAMILY, **arguments)
 

@@ -6,6 +6,7 @@ no published rows, `variants.layout("ViT_REL")` makes one.
 """
 
 import math
+import typing
 
 import keras
 
@@ -45,7 +46,7 @@ FAMILY = application.Family(
 )
 
 
-def build(variant, **arguments):
+def build(variant: Variant, **arguments: typing.Any) -> keras.Model:
     """Builds a row; arguments as the builders', but the only level of `features=` is reduction_4."""
     return application.build(variant, FAMILY, **arguments)
 

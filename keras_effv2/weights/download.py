@@ -68,7 +68,8 @@ def fetch(row, top, check):
         url, expected = row.url_notop, row.hash_notop
     folder = home()
     folder.mkdir(parents=True, exist_ok=True)
-    path, remote = folder / url.rsplit("/", 1)[-1], _mirrored(url)
+    path, other = folder / url.rsplit("/", 1)[-1], mirror()
+    remote = url.replace(STORAGE, other + "/") if other else url
     with locked(folder / f".{path.name}.lock"):
         if expected is None and _pin(path).exists():
             expected = "sha256:" + _pin(path).read_text(encoding="ascii").strip()
@@ -91,17 +92,21 @@ def fetch(row, top, check):
     return path
 
 
-def _mirrored(url):
-    """The address of a file on the mirror that the user names, or its own."""
-    mirror = os.environ.get("KERAS_EFFV2_MIRROR")
-    if not mirror:
-        return url
-    parts = urllib.parse.urlsplit(mirror)
+def mirror():
+    """The address that `KERAS_EFFV2_MIRROR` names instead of the releases' own servers, or None.
+
+    Raises:
+        ValueError: If it is no address.
+    """
+    address = os.environ.get("KERAS_EFFV2_MIRROR")
+    if not address:
+        return None
+    parts = urllib.parse.urlsplit(address)
     if parts.scheme not in ("http", "https", "file") or not (parts.netloc or parts.path):
         raise ValueError(
-            f"KERAS_EFFV2_MIRROR is an address such as https://host/path. Received: {mirror!r}."
+            f"KERAS_EFFV2_MIRROR is an address such as https://host/path. Received: {address!r}."
         )
-    return url.replace(STORAGE, mirror.rstrip("/") + "/")
+    return address.rstrip("/")
 
 
 def _pin(path):

@@ -10,6 +10,7 @@ import re
 from absl import logging
 
 from keras_effv2.files import digest, expand, local, replacing
+from keras_effv2.weights import hugging_face
 from keras_effv2.weights.download import fetch, resolve_hub
 from keras_effv2.weights.readers import BATCH_NORM, read
 from keras_effv2.weights.table import CHECKPOINTS, list_weights
@@ -33,6 +34,8 @@ def download(row, top=True):
         OSError: If the network fails or offline mode is on and the file is not in the cache.
         ValueError: If the hash is wrong; nothing is kept then.
     """
+    if row.repository:
+        return hugging_face.fetch(row.repository)
     return fetch(row, top, check=read)
 
 
@@ -42,8 +45,8 @@ def open_checkpoint(model, weights, top=True):
     Args:
         model: Name of the builder.
         weights: None, a tag of `list_weights(model)`, `"hub:HANDLE"`, or a path: `.weights.h5`,
-            `.h5`, `.keras`, timm's `.safetensors`, a TF1 checkpoint's prefix, a `.tgz` that holds one, or a SavedModel
-            directory.
+            `.h5`, `.keras`, timm's `.safetensors`, a TF1 checkpoint's prefix, a `.tgz` that holds
+            one, or a SavedModel directory.
         top: Whether the head is wanted.
 
     Returns:
@@ -60,12 +63,7 @@ def open_checkpoint(model, weights, top=True):
     row = CHECKPOINTS.get((model, weights))
     if row is not None:
         checkpoint = read(download(row, top))
-        return dataclasses.replace(
-            checkpoint,
-            origin=f"weights={weights!r}",
-            pixels=row.pixels,
-            activation=row.activation,
-        )
+        return dataclasses.replace(_of_release(checkpoint, row), origin=f"weights={weights!r}")
     if weights.startswith("hub:"):
         return read(resolve_hub(weights.removeprefix("hub:")))
     if _looks_like_path(weights):
@@ -90,11 +88,12 @@ def check_weights(model, weights):
 
 def _unknown(model, weights):
     rows = list_weights(model)
-    known = (
-        f"Known tags: {', '.join(row.tag for row in rows)}."
-        if rows
-        else f"No weights of {model} were ever released; pass weights=None."
-    )
+    known = f"Known tags: {', '.join(row.tag for row in rows)}."
+    if not rows:
+        known = f"No weights of {model} were ever released; pass weights=None."
+        others = dict.fromkeys(name for name, _ in CHECKPOINTS if name.startswith(f"{model}RW"))
+        if others:
+            known += f" There are weights of another network, timm's: {', '.join(others)}."
     return ValueError(
         f"{model} has no weights {weights!r}. {known} Or pass the path of a file you have."
     )
@@ -102,10 +101,11 @@ def _unknown(model, weights):
 
 def _as_released(model, checkpoint, path):
     """A file that lies here under its released name has the contract of that release."""
-    parts = {part.removesuffix(".tgz") for part in pathlib.PurePath(path).parts}
+    names = {re.sub(r"\.(tgz|safetensors)$", "", part) for part in pathlib.PurePath(path).parts}
+    names |= {name.rsplit("--", 1)[-1] for name in names}  # so the hub's cache calls a folder
     for row in list_weights(model):
-        if checkpoint.pixels is None and pathlib.PurePath(row.url).stem in parts:
-            return dataclasses.replace(checkpoint, pixels=row.pixels, activation=row.activation)
+        if checkpoint.pixels is None and row.released_name in names:
+            return _of_release(checkpoint, row)
     if checkpoint.pixels is None and checkpoint.layout == "automl":
         logging.warning(
             "%s does not say how its pixels are scaled: the releases differ. Keep the name of the "
@@ -113,6 +113,18 @@ def _as_released(model, checkpoint, path):
             path,
         )
     return checkpoint
+
+
+def _of_release(checkpoint, row):
+    """The checkpoint with the contract that its row of the table says."""
+    geometry = {key: getattr(row, key) for key in ("image_size", "crop", "resize")}
+    return dataclasses.replace(
+        checkpoint,
+        pixels=row.pixels,
+        activation=row.activation,
+        geometry={key: value for key, value in geometry.items() if value} or checkpoint.geometry,
+        built_for=row.image_size,
+    )
 
 
 def _looks_like_path(weights):

@@ -30,6 +30,7 @@ class Checkpoint:
         activation: Activation its head was trained with; None if the file does not say.
         class_names: Names of its outputs, if known.
         geometry: `image_size`, `crop` and `resize` of its pictures, as far as the file says.
+        built_for: Side in pixels that its tables of biases are for; None: the variant's own.
     """
 
     tensors: dict
@@ -40,6 +41,7 @@ class Checkpoint:
     activation: str | None = None
     class_names: tuple | None = None
     geometry: dict = dataclasses.field(default_factory=dict)
+    built_for: int | None = None
 
 
 def read(path):

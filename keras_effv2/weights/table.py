@@ -19,6 +19,10 @@ class Row:
         hash_notop: As `hash`.
         top1: Published ImageNet-1k accuracy in per cent, or None.
         source: Who released it.
+        repository: `"owner/name"` on the Hugging Face hub, for files that are there.
+        image_size: Side in pixels at which it is evaluated; None: the model's.
+        crop: How pictures are cut for evaluation, see `layers.Pixels`; None: as `pixels` has it.
+        resize: How they are resized; None: as `pixels` has it.
     """
 
     model: str
@@ -32,6 +36,17 @@ class Row:
     hash_notop: str | None = None
     top1: float | None = None
     source: str = "google/automl, Apache-2.0"
+    repository: str | None = None
+    image_size: int | None = None
+    crop: str | float | None = None
+    resize: str | None = None
+
+    @property
+    def released_name(self) -> str:
+        """What a file is called, or a folder that holds it, from which its contract is known."""
+        if self.repository:
+            return self.repository.rsplit("/", 1)[-1]
+        return self.url.rsplit("/", 1)[-1].rsplit(".", 1)[0]
 
 
 STORAGE = "https://storage.googleapis.com/"
@@ -102,7 +117,48 @@ def _rows():
         )
 
 
-CHECKPOINTS = {(row.model, row.tag): row for row in _rows()}
+# timm `models/maxxvit.py`: name and tag there, ImageNet top 1 of timm's results file, crop, side
+# fmt: off
+_TIMM = (
+    ("CoAtNetNanoRW", "imagenet", "coatnet_nano_rw_224.sw_in1k", 81.70, 0.90, 224),
+    ("CoAtNetNanoRW2", "imagenet", "coatnet_rmlp_nano_rw_224.sw_in1k", 82.06, 0.90, 224),
+    ("CoAtNeXtNanoRW", "imagenet", "coatnext_nano_rw_224.sw_in1k", 82.00, 0.90, 224),
+    ("CoAtNet0RW", "imagenet", "coatnet_0_rw_224.sw_in1k", 82.40, 0.95, 224),
+    ("CoAtNet0RWBN", "imagenet", "coatnet_bn_0_rw_224.sw_in1k", 82.39, 0.95, 224),
+    ("CoAtNet1RW", "imagenet", "coatnet_1_rw_224.sw_in1k", 83.62, 0.95, 224),
+    ("CoAtNet1RWMax", "imagenet", "coatnet_rmlp_1_rw_224.sw_in1k", 83.35, 0.95, 224),
+    ("CoAtNet1RW2", "imagenet12k", "coatnet_rmlp_1_rw2_224.sw_in12k", None, 0.95, 224),
+    ("CoAtNet1RW2", "imagenet12k-ft1k", "coatnet_rmlp_1_rw2_224.sw_in12k_ft_in1k", 84.94, 0.95, 224),
+    ("CoAtNet2RW", "imagenet12k", "coatnet_2_rw_224.sw_in12k", None, 0.95, 224),
+    ("CoAtNet2RW", "imagenet12k-ft1k", "coatnet_2_rw_224.sw_in12k_ft_in1k", 86.58, 0.95, 224),
+    ("CoAtNet2RW", "imagenet-rmlp", "coatnet_rmlp_2_rw_224.sw_in1k", 84.61, 0.95, 224),
+    ("CoAtNet2RW", "imagenet12k-rmlp", "coatnet_rmlp_2_rw_224.sw_in12k", None, 0.95, 224),
+    ("CoAtNet2RW", "imagenet12k-ft1k-rmlp", "coatnet_rmlp_2_rw_224.sw_in12k_ft_in1k", 86.54, 0.95, 224),
+    ("CoAtNet2RW", "imagenet12k-ft1k-rmlp-384", "coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k", 87.39, "none", 384),
+    ("CoAtNet3RW", "imagenet12k", "coatnet_3_rw_224.sw_in12k", None, 0.95, 224),
+)
+# fmt: on
+
+
+def _timm_rows():
+    for model, tag, name, top1, crop, image_size in _TIMM:
+        yield Row(
+            model,
+            tag,
+            11821 if name.endswith("in12k") else 1000,
+            "imagenet" if model == "CoAtNet0RWBN" else "127.5",
+            "softmax",
+            f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors",
+            top1=top1,
+            source="timm, Ross Wightman, Apache-2.0",
+            repository=f"timm/{name}",
+            image_size=image_size,
+            crop=crop,
+            resize="pillow-bicubic",
+        )
+
+
+CHECKPOINTS = {(row.model, row.tag): row for row in (*_rows(), *_timm_rows())}
 
 
 def list_weights(model: str) -> list[Row]:
@@ -112,7 +168,7 @@ def list_weights(model: str) -> list[Row]:
         model: Name of a builder, such as `"EfficientNetV2S"`.
 
     Returns:
-        A list of `Row`; empty for CoAtNet, of which no official weights were ever released.
+        A list of `Row`; empty for CoAtNet-0 to 7, of which no weights were ever released.
 
     Example:
 

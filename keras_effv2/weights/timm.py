@@ -1,5 +1,6 @@
 """timm's CoAtNets in the safetensors format, read without PyTorch and named as our layers are."""
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -18,11 +19,13 @@ def is_safetensors(path):
 
 def is_pickle(path):
     """Whether a file is one of PyTorch's pickles, alone or in a zip archive."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("data.pkl") for name in archive.namelist())
     with open(path, "rb") as file:
-        return file.read(2) in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+        start = file.read(2)
+    if start == b"PK":
+        with contextlib.suppress(zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+            with zipfile.ZipFile(path) as archive:
+                return any(name.endswith("data.pkl") for name in archive.namelist())
+    return start in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def read_safetensors(path):
