@@ -48,6 +48,8 @@ from .models.efficientnet_v2 import EfficientNetV2XL as EfficientNetV2XL
 from .phases import Phase as Phase
 from .phases import ramp as ramp
 from .progressive import ProgressiveLearning as ProgressiveLearning
+from .searching import layouts as layouts
+from .searching import search as search
 from .training import train as train
 from .training import unseen as unseen
 from .variants import list_models as list_models

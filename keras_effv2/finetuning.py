@@ -148,7 +148,7 @@ def plan(
     """Chooses a recipe for a data set's size and the machine.
 
     Args:
-        model: Name of the builder.
+        model: Its name, the file of a variant, or a `Variant`.
         count: Training pictures.
         image_size: Largest side in pixels; None: the model's own where there is an accelerator,
             else as large as the pictures are, 128 to 224.
@@ -175,7 +175,7 @@ def plan(
     first = max(multiple, round(0.6 * size / multiple) * multiple)
     batch = int(min(32 if count < 20_000 or not accelerator else 128, max(2, count // 8)))
     batch = -(-batch // replicas) * replicas
-    row = recipes.get("finetune")
+    row = recipes.get("finetune", model)
     return dataclasses.replace(
         row,
         epochs=epochs,

@@ -2,10 +2,12 @@
 
 import dataclasses
 import itertools
+import os
 
 from keras_effv2.phases import Phase, check, of_pictures, ramp
 from keras_effv2.phases import resolved as resolved_phases
-from keras_effv2.variants import VARIANTS, efficientnet_v2
+from keras_effv2.variants import efficientnet_v2, find
+from keras_effv2.variants.application import Variant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,14 +194,9 @@ _COATNET_BASE = Recipe(
 )
 
 
-def _is_efficientnet(model):
-    """Whether a model is an EfficientNetV2, which takes pictures of every size."""
-    return isinstance(VARIANTS[model], efficientnet_v2.Variant)
-
-
-def _imagenet1k(model):
-    if model in _PAPER_RAMP:
-        size, randaugment, mixup, dropout = _PAPER_RAMP[model]
+def _imagenet1k(variant):
+    if variant.name in _PAPER_RAMP:
+        size, randaugment, mixup, dropout = _PAPER_RAMP[variant.name]
         phases = ramp(
             350,
             4,
@@ -208,29 +205,29 @@ def _imagenet1k(model):
             mixup=(0, mixup),
             dropout=(0.1, dropout),
         )
-        return dataclasses.replace(_V2_1K, phases=phases, eval_size=VARIANTS[model].image_size)
-    if model in _SMALL:  # the paper trains small models without progressive learning
-        phases = (Phase(0, 350, image_size=_SMALL[model]),)
+        return dataclasses.replace(_V2_1K, phases=phases, eval_size=variant.image_size)
+    if variant.name in _SMALL:  # the paper trains small models without progressive learning
+        phases = (Phase(0, 350, image_size=_SMALL[variant.name]),)
         return dataclasses.replace(
             _V2_1K,
             phases=phases,
-            eval_size=VARIANTS[model].image_size,
+            eval_size=variant.image_size,
             crop_area=(0.08, 1.0),
             crop="automl",
             autoaugment=True,
         )
-    if model in _COATNET_1K:
+    if variant.name in _COATNET_1K:
         phases = ramp(
-            300, 1, image_size=224, randaugment=15, mixup=0.8, drop_path=_COATNET_1K[model]
+            300, 1, image_size=224, randaugment=15, mixup=0.8, drop_path=_COATNET_1K[variant.name]
         )
         return dataclasses.replace(_COATNET_BASE, phases=phases)
     return None
 
 
-def _imagenet1k_automl(model):
-    if model not in _AUTOML_RAMP:
+def _imagenet1k_automl(variant):
+    if variant.name not in _AUTOML_RAMP:
         return None
-    size, randaugment, mixing, dropout = _AUTOML_RAMP[model]
+    size, randaugment, mixing, dropout = _AUTOML_RAMP[variant.name]
     # its sizes grow from 128 but leave the first step out: 128 + (size - 128) * (i + 1) / 4
     first = 128 + (size - 128) // 4
     phases = ramp(
@@ -247,13 +244,13 @@ def _imagenet1k_automl(model):
         name="imagenet1k-automl",
         source=f"{_AUTOML} main.py",
         phases=phases,
-        eval_size=VARIANTS[model].image_size,
+        eval_size=variant.image_size,
     )
 
 
-def _imagenet21k(model):
-    if model in _COATNET_21K:
-        phases = ramp(90, 1, image_size=224, drop_path=_COATNET_21K[model])
+def _imagenet21k(variant):
+    if variant.name in _COATNET_21K:
+        phases = ramp(90, 1, image_size=224, drop_path=_COATNET_21K[variant.name])
         return dataclasses.replace(
             _COATNET_BASE,
             name="imagenet21k",
@@ -265,7 +262,7 @@ def _imagenet21k(model):
             loss="sigmoid",
             phases=phases,
         )
-    if not _is_efficientnet(model):
+    if not isinstance(variant, efficientnet_v2.Variant):
         return None
     return dataclasses.replace(
         _V2_1K,
@@ -297,23 +294,28 @@ _COATNET_FT = dataclasses.replace(
 )
 
 
-def _imagenet1k_ft(model):
+def _imagenet1k_ft(variant):
     """CoAtNet at 384 pixels after training at 224."""
-    if model not in _COATNET_1K:
+    if variant.name not in _COATNET_1K:
         return None
-    randaugment = 20 if _LIKE.get(model, model) == "CoAtNet3" else 15
+    randaugment = 20 if _LIKE.get(variant.name, variant.name) == "CoAtNet3" else 15
     phases = ramp(
-        30, 1, image_size=384, randaugment=randaugment, mixup=0.8, drop_path=_COATNET_1K[model]
+        30,
+        1,
+        image_size=384,
+        randaugment=randaugment,
+        mixup=0.8,
+        drop_path=_COATNET_1K[variant.name],
     )
     return dataclasses.replace(_COATNET_FT, phases=phases)
 
 
-def _imagenet21k_ft1k(model):
-    if model in _COATNET_21K:
-        randaugment = {"randaugment": 5} if model == "CoAtNet4" else {}
-        phases = ramp(30, 1, image_size=384, drop_path=_COATNET_21K[model], **randaugment)
+def _imagenet21k_ft1k(variant):
+    if variant.name in _COATNET_21K:
+        randaugment = {"randaugment": 5} if variant.name == "CoAtNet4" else {}
+        phases = ramp(30, 1, image_size=384, drop_path=_COATNET_21K[variant.name], **randaugment)
         return dataclasses.replace(_COATNET_FT, batch_size=1024, phases=phases)
-    if not _is_efficientnet(model):
+    if not isinstance(variant, efficientnet_v2.Variant):
         return None
     return dataclasses.replace(
         _V2_1K,
@@ -328,31 +330,31 @@ def _imagenet21k_ft1k(model):
         cutout=0.25,
         crop_area=(1.0, 1.0),
         # at the size of evaluation, rounded down
-        phases=(Phase(0, 15, image_size=VARIANTS[model].image_size // 16 * 16, dropout=0.0),),
+        phases=(Phase(0, 15, image_size=variant.image_size // 16 * 16, dropout=0.0),),
     )
 
 
-def _jft_ft1k(model):
-    if model not in _COATNET_JFT_FT:
+def _jft_ft1k(variant):
+    if variant.name not in _COATNET_JFT_FT:
         return None
-    phases = ramp(30, 1, image_size=384, randaugment=5, drop_path=_COATNET_JFT_FT[model])
+    phases = ramp(30, 1, image_size=384, randaugment=5, drop_path=_COATNET_JFT_FT[variant.name])
     return dataclasses.replace(_COATNET_FT, phases=phases)
 
 
-def _jft(model):
-    if model not in _COATNET_JFT:
+def _jft(variant):
+    if variant.name not in _COATNET_JFT:
         return None
     return dataclasses.replace(
         _COATNET_BASE,
         name="jft",
         epochs=14,
-        learning_rate=1e-3 if model == "CoAtNet3" else 5e-4,
+        learning_rate=1e-3 if variant.name == "CoAtNet3" else 5e-4,
         schedule="linear",
         warmup_epochs=0.27,  # 20,000 steps of 73,242 an epoch
         weight_decay=0.01,
         label_smoothing=1e-4,
         loss="sigmoid",
-        phases=ramp(14, 1, image_size=224, randaugment=5, drop_path=_COATNET_JFT[model]),
+        phases=ramp(14, 1, image_size=224, randaugment=5, drop_path=_COATNET_JFT[variant.name]),
     )
 
 
@@ -362,7 +364,7 @@ def _transfer(epochs):
     Pictures that are held out make it fewer steps; the crop is milder than ImageNet's.
     """
 
-    def row(model):
+    def row(variant):
         return Recipe(
             "transfer",
             f"{_PAPER} section 5.3; epochs make about 10,000 steps",
@@ -380,7 +382,7 @@ def _transfer(epochs):
     return row
 
 
-def _finetune(model):
+def _finetune(variant):
     """For somebody's folder: as `finetuning.plan` has it for 1,800 photos on a CPU, as measured."""
     return Recipe(
         "finetune",
@@ -398,7 +400,7 @@ def _finetune(model):
     )
 
 
-def _digits(model):
+def _digits(variant):
     return Recipe(
         "digits",
         "measured by this project: `make demo`",
@@ -417,8 +419,23 @@ def _digits(model):
             image_size=(32, 56),
             dropout=(0.0, 0.2),
             drop_path=(0.0, 0.1),
-            multiple_of=1 if _is_efficientnet(model) else 32,
+            multiple_of=32 if not isinstance(variant, efficientnet_v2.Variant) else 1,
         ),
+    )
+
+
+def _search(variant):
+    """The same for every network of a search: short, without phases, without an average."""
+    return Recipe(
+        "search",
+        "measured by this project: docs/search.md",
+        epochs=10,
+        batch_size=64,
+        learning_rate=4e-3,
+        warmup_epochs=0.5,
+        weight_decay=0.02,
+        clip=1.0,
+        crop_area=(0.6, 1.0),
     )
 
 
@@ -436,15 +453,17 @@ RECIPES = {
     "cars": _transfer(667),  # 15 of 8,144
     "finetune": _finetune,
     "digits": _digits,
+    "search": _search,
 }
 
 
-def get(name: str, model: str = "EfficientNetV2S") -> Recipe:
+def get(name: str, model: str | os.PathLike | Variant = "EfficientNetV2S") -> Recipe:
     """Returns a recipe.
 
     Args:
         name: One of `RECIPES`.
-        model: Name of the builder; image sizes and strengths depend on it.
+        model: Its name, the file of a variant, or a `Variant`; image sizes and strengths depend on
+            it. A network that was not published has the recipes that fit any.
 
     Returns:
         A `Recipe`.
@@ -459,14 +478,15 @@ def get(name: str, model: str = "EfficientNetV2S") -> Recipe:
     """
     if name not in RECIPES:
         raise ValueError(f"There is no recipe {name!r}. Recipes: {', '.join(RECIPES)}.")
-    if model not in VARIANTS:
-        raise ValueError(f"There is no model {model!r}. Models: {', '.join(VARIANTS)}.")
-    recipe = RECIPES[name](model)
+    variant = find(model)
+    recipe = RECIPES[name](variant)
     if recipe is None:
-        those = ", ".join(other for other, row in RECIPES.items() if row(model))
-        raise ValueError(f"No recipe {name!r} was published for {model}. Its recipes: {those}.")
-    if recipe.source == _COATNET and model in _LIKE:
-        recipe = dataclasses.replace(recipe, source=f"{_COATNET}, for {_LIKE[model]}")
+        those = ", ".join(other for other, row in RECIPES.items() if row(variant))
+        raise ValueError(
+            f"No recipe {name!r} was published for {variant.name}. Its recipes: {those}."
+        )
+    if recipe.source == _COATNET and variant.name in _LIKE:
+        recipe = dataclasses.replace(recipe, source=f"{_COATNET}, for {_LIKE[variant.name]}")
     return dataclasses.replace(recipe, name=name)
 
 

@@ -215,8 +215,10 @@ def _whole(value, least=1):
 
 # -------------------------------------------------------------------------------------- presets
 
-_V2 = (("fused", 1, 3), ("fused", 4, 3), ("fused", 4, 3), ("mbconv", 4, 3), ("mbconv", 6, 3))
-_V2 += (("mbconv", 6, 3), ("mbconv", 6, 3))  # block, expansion, kernel
+_V2 = tuple(  # block, expansion, kernel
+    ("fused" if i < 3 else "mbconv", expansion, 3)
+    for i, expansion in enumerate((1, 4, 4, 4, 6, 6, 6))
+)
 _V1 = tuple(("mbconv", e, k) for e, k in zip((1, 6, 6, 6, 6, 6, 6), (3, 3, 5, 3, 5, 5, 3)))
 # without the second fused stage and the second at 1/16
 _V2_OF_5 = (*_V2[:2], *_V2[3:6])

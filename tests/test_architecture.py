@@ -31,7 +31,7 @@ ROOMS = (
     {"hub"},
     {"training"},
     {"evaluation", "exporting"},
-    {"finetuning", "benchmark", "doctor"},
+    {"finetuning", "benchmark", "doctor", "searching"},
     {"__init__"},
     {"demo", "cli"},
     {"__main__"},
@@ -48,11 +48,6 @@ UNTYPED = {
     "export",
     "export_hub",
     "gradcam",
-    "list_models",
-    "load_variant",
-    "model_info",
-    "save_variant",
-    "scale",
 }
 # these know a keras.Model, whoever built it
 STRANGERS_TO_BUILDERS = {

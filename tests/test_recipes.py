@@ -5,9 +5,10 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+from conftest import tiny_coatnet_row, tiny_efficientnet_row
 
 import keras_effv2 as kev
-from keras_effv2 import data, finetuning, optimizers, progressive, recipes
+from keras_effv2 import data, finetuning, optimizers, progressive, recipes, variants
 from keras_effv2.models import coatnet_rw
 from keras_effv2.recipes import Recipe
 
@@ -314,3 +315,16 @@ def test_phases_keep_their_parts_of_another_length(epochs, stops):
 def test_a_length_without_epochs_is_refused():
     with pytest.raises(ValueError, match=r"`epochs` of a recipe is in \[1, .*Received: 0"):
         recipes.rescale(recipes.get("imagenet1k", "EfficientNetV2S"), {"epochs": 0})
+
+
+def test_a_network_that_was_not_published_has_the_recipes_that_fit_any(tmp_path):
+    row = tiny_efficientnet_row()
+    variants.save_variant(row, tmp_path / "mine.json")
+    for name in ("digits", "finetune", "cifar10", "search"):
+        recipe = recipes.get(name, row)
+        assert recipe == recipes.get(name, tmp_path / "mine.json") and recipe.name == name
+    with pytest.raises(ValueError, match="published for TinyEfficientNetV2.*digits, search"):
+        recipes.get("imagenet1k", row)
+    assert {
+        phase.image_size % 32 for phase in recipes.get("digits", tiny_coatnet_row()).phases
+    } == {0}

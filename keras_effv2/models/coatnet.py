@@ -16,6 +16,7 @@ from keras_effv2.imagenet import decode_predictions, preprocess_input
 from keras_effv2.models import application
 from keras_effv2.models.attention import RelativeAttention
 from keras_effv2.variants.coatnet import VARIANTS, Stage, Variant
+from keras_effv2.variants.layouts import layout
 
 # --------------------------------------------------------------------------------------- pieces
 
@@ -187,5 +188,6 @@ __all__ = [
     "Variant",
     "build",
     "decode_predictions",
+    "layout",
     "preprocess_input",
 ]

@@ -14,6 +14,7 @@ import typing
 
 from keras_effv2 import files
 from keras_effv2.variants import coatnet, coatnet_rw, efficientnet_v2, vit_rel
+from keras_effv2.variants.application import Variant
 
 FAMILIES = {
     "efficientnet_v2": efficientnet_v2,
@@ -66,7 +67,7 @@ def find(model):
 # ---------------------------------------------------------------------------------------- files
 
 
-def save_variant(variant, path):
+def save_variant(variant: Variant, path: str | os.PathLike) -> None:
     """Writes a variant as a JSON file of its columns.
 
     Args:
@@ -89,7 +90,7 @@ def save_variant(variant, path):
     files.write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
-def load_variant(path):
+def load_variant(path: str | os.PathLike) -> Variant:
     """Reads a file that `save_variant` wrote; every column is checked.
 
     Args:

@@ -6,8 +6,10 @@ counted (the paper's and google/automl's own figures include some of it).
 
 import dataclasses
 import math
+import os
 
 from keras_effv2.variants import coatnet, coatnet_rw, efficientnet_v2, vit_rel
+from keras_effv2.variants.application import Variant
 from keras_effv2.variants.files import VARIANTS, find
 
 
@@ -41,7 +43,11 @@ class _Tally:
         self.conv(width, channels, 1, 1, bias=True)
 
 
-def model_info(model, image_size=None, classes=1000):
+def model_info(
+    model: str | os.PathLike | Variant,
+    image_size: int | tuple[int, int] | None = None,
+    classes: int = 1000,
+) -> dict:
     """Tells the size and the cost of a model without building it.
 
     Args:
@@ -82,7 +88,7 @@ def model_info(model, image_size=None, classes=1000):
     }
 
 
-def list_models():
+def list_models() -> list[str]:
     """Returns the names of all builders.
 
     Example:

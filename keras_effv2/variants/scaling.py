@@ -8,6 +8,7 @@ B0 to B3 and L follow exactly, S, M and XL have hand-made columns, which `residu
 
 import dataclasses
 import math
+import os
 
 from keras_effv2.variants import efficientnet_v2
 from keras_effv2.variants.files import find
@@ -38,7 +39,9 @@ UNEVEN = 4  # the first step of the V2 paper's own additions
 LARGEST_SIZE = 480
 
 
-def scale(variant, step, from_step=0):
+def scale(
+    variant: str | os.PathLike | efficientnet_v2.Variant, step: int, from_step: int = 0
+) -> efficientnet_v2.Variant:
     """Scales a network as the papers scaled theirs.
 
     Up to step 3 all stages, the stem and the top grow by one width and one depth (EfficientNet-V1's

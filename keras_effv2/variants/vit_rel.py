@@ -13,7 +13,7 @@ BLOCKS = ("transformer",)
 CHOICES = {"gelu": coatnet.CHOICES["gelu"]}
 HALVINGS = 0
 PATCH = 16  # side of a patch in pixels
-VARIANTS = {}
+VARIANTS: dict[str, application.Variant] = {}
 
 
 @dataclasses.dataclass(frozen=True)

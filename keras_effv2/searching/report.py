@@ -1,0 +1,169 @@
+"""The report of a search: `report.html`, a page that stands alone, and `pareto.png`."""
+
+import html
+import importlib.resources
+import json
+import string
+
+from keras_effv2 import files
+from keras_effv2.searching import analysis, figures, records
+
+SHOWN = 20  # of the best trials
+
+
+def write(plan, result):
+    """Writes `report.html` and `pareto.png` into the workdir.
+
+    Args:
+        plan: The `Plan` of the search.
+        result: Its `Result`.
+    """
+    pareto = figures.png(figures.pareto(result))
+    files.write_whole(plan.workdir / "pareto.png", pareto)
+    files.write_whole(plan.workdir / "report.html", _page(plan, result, pareto))
+
+
+def _page(plan, result, pareto):
+    template = importlib.resources.files(__package__).joinpath("report.html")
+    baseline, best = plan.baseline, result.best
+    effects = figures.main_effects(result.trials, plan.space.parameters())
+    return string.Template(template.read_text(encoding="utf-8")).substitute(
+        title=html.escape(f"Search of {plan.space.name!r} on {plan.data.name}"),
+        conclusion=html.escape(result.conclusion),
+        cards="".join(
+            f'<div class="card"><b>{value}</b><span>{text}</span></div>'
+            for value, text in _cards(result)
+        ),
+        pareto=figures.source(pareto),
+        running=figures.source(figures.png(figures.running_best(result.trials))),
+        shown=min(SHOWN, len(result.trials)),
+        count=len(result.trials),
+        best="".join(map(_best_row, result.trials[:SHOWN])),
+        final_text=html.escape(_final_text(plan, result)),
+        final="".join(_final_rows(plan, result)),
+        networks="".join(
+            _network(title, v) for title, v in (("winner", best), ("baseline", baseline))
+        ),
+        mattered=html.escape(_mattered(plan, result)),
+        effects=figures.source(figures.png(effects)),
+        made=html.escape(_made(plan, result)),
+        commands=html.escape(_commands(plan)),
+    )
+
+
+def _cards(result):
+    """The numbers at the top: `(value, what it is)`, of the winner's first trial."""
+    row = next(row for row in result.trials if row["name"] == result.best.name)
+    return [
+        (f"{row['accuracy']:.1%}", "validation accuracy of the winner's trial"),
+        (f"{result.baseline['accuracy']:.1%}", "of the baseline's"),
+        (f"{row['step_time']:.2f}", "time of a step / the baseline's"),
+        (f"{row['parameters']:.2f}", "parameters / the baseline's"),
+        (f"{len(result.trials)}", "networks trained"),
+    ]
+
+
+def _best_row(row):
+    from keras_effv2.evaluation import wilson
+
+    images = row.get("images", 0)
+    low, high = wilson(round(row["accuracy"] * images), images) if images else (0.0, 0.0)
+    reason = f" ({html.escape(row['reason'].split(':')[0])})" if row["reason"] else ""
+    return (
+        f"<tr><td>{row['name']}{reason}</td><td>{row['reward']:.4f}</td>"
+        f"<td>{row['accuracy']:.1%}</td><td>{low:.1%} to {high:.1%}</td>"
+        f"<td>{row['step_time']:.2f}</td><td>{row['parameters']:.2f}</td>"
+        f'<td>{row["macs"] / 1e6:.1f}</td><td class="rows">{row["rows"]}</td></tr>'
+    )
+
+
+def _final_text(plan, result):
+    if not result.final:
+        return "There was none: no accuracy of this search is to be quoted."
+    return (
+        f"Every network was trained as long as the baseline takes for {plan.final_epochs} epochs, "
+        "with seeds that were not used before, and evaluated once on the test split "
+        f"({result.final[0].get('images', 0)} pictures)."
+    )
+
+
+def _final_rows(plan, result):
+    origin = plan.space.variant(plan.space.origin).name if plan.space.origin else None
+    titles = {origin: "EfficientNet-V1's blocks", plan.baseline.name: "baseline"}
+    titles[result.best.name] = "winner"
+    for name, rows in analysis.by_network(result.final).items():
+        mean, _ = analysis.mean_accuracy(rows)
+        seeds = " ".join(f"{row['accuracy']:.1%}" for row in rows)
+        yield (
+            f"<tr><td>{titles[name]} ({name})</td><td>{seeds}</td><td>{mean:.1%}</td>"
+            f"<td>{rows[0]['epochs']:.1f}</td><td>{rows[0]['step_time']:.2f}</td>"
+            f"<td>{rows[0]['parameters']:.2f}</td></tr>"
+        )
+
+
+def _network(title, variant):
+    rows = [f"<tr><td>0</td><td>Conv3x3</td><td>2</td><td>{variant.stem}</td><td>1</td></tr>"]
+    for i, stage in enumerate(variant.stages, start=1):
+        kind = "Fused-MBConv" if stage.block == "fused" else "MBConv"
+        rows.append(
+            f"<tr><td>{i}</td><td>{kind}{stage.expansion}, k{stage.kernel}x{stage.kernel}</td>"
+            f"<td>{stage.stride}</td><td>{stage.channels}</td><td>{stage.repeats}</td></tr>"
+        )
+    last = len(variant.stages) + 1
+    rows.append(
+        f"<tr><td>{last}</td><td>Conv1x1, pooling, FC</td><td>-</td><td>{variant.top}</td>"
+        "<td>1</td></tr>"
+    )
+    return (
+        f"<h3>{title}: {variant.name}</h3><table><tr><th>stage</th><th>operator</th><th>stride</th>"
+        f"<th>channels</th><th>layers</th></tr>{''.join(rows)}</table>"
+    )
+
+
+def _mattered(plan, result):
+    found = analysis.correlations(result.trials)
+    parts = [
+        f"{name} {'undefined' if value is None else f'{value:+.2f}'}"
+        for name, value in zip(("accuracy", "step time", "parameters"), found.values())
+    ]
+    text = f"Rank correlation of the reward with {', '.join(parts)}."
+    if found["accuracy"] is not None and found["accuracy"] < analysis.HARDLY:
+        text += " Accuracy hardly mattered here: trials were too easy or too noisy."
+    shares = []
+    for name in plan.space.parameters():
+        if name.endswith("_block"):
+            fused = [row["values"][name] == "fused" for row in result.trials[:SHOWN]]
+            shares.append(f"{sum(fused) / len(fused):.0%}")
+    text += f" Fused stages among the best {min(SHOWN, len(result.trials))}: {', '.join(shares)}."
+    if plan.step_time == "macs":
+        text += " Step times are multiply-adds: this search is not training-aware."
+    return text + " Below, the mean reward of every choice with its standard error."
+
+
+def _made(plan, result):
+    study = records.read(plan.workdir / "search.json") or {}
+    device = study.get("device", "")
+    rows = [result.baseline, *result.trials, *result.confirmed, *result.final]
+    seconds = sum(row["seconds"] for row in rows)
+    clock = (
+        "Step times are ratios of processor time to the baseline's, step by step in turn; that does "
+        "not tell how well a network uses several cores."
+        if device.startswith("CPU")
+        else "Step times are ratios of wall time to the baseline's, step by step in turn."
+    )
+    return (
+        f"{device}; {seconds / 60:.0f} minutes of training in all. {clock} Recipe "
+        f"{plan.recipe.name}: {plan.recipe.epochs} epochs, batch {plan.recipe.batch_size}, "
+        f"{plan.recipe.optimizer}, seed {plan.recipe.seed}. Trials train for equal "
+        f"{'time' if plan.by_time else 'epochs'}. Versions: {json.dumps(study.get('versions', {}))}."
+    )
+
+
+def _commands(plan):
+    return (
+        f"effv2 search --data={plan.data.name} --space={plan.space.name} --trials={plan.trials} "
+        f"--budget={'time' if plan.by_time else 'epochs'} --workdir={plan.workdir}\n"
+        f"effv2 train --data={plan.data.name} --model={plan.workdir}/winner.json --recipe=finetune "
+        f"--workdir=runs/winner\n"
+        f"effv2 scale --model={plan.workdir}/winner.json --step=1 --output=larger.json"
+    )

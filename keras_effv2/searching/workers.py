@@ -1,0 +1,99 @@
+"""The trials: every worker takes up what was lost, draws what is new, waits for what others do."""
+
+import threading
+
+from absl import logging
+
+from keras_effv2 import files
+from keras_effv2.searching import display, records
+from keras_effv2.searching.processes import Stopped
+
+
+class Workers:
+    """Threads that do trials until there are as many as were asked for.
+
+    What was begun and what is done stand in the folders of the trials, so that workers of other
+    processes and machines that share the workdir join in, and whoever dies leaves its trial to others.
+
+    Args:
+        plan: The `Plan` of the search.
+        engine: Draws networks.
+        runner: Trains them.
+    """
+
+    def __init__(self, plan, engine, runner):
+        self.plan, self.engine, self.runner = plan, engine, runner
+        self.claiming = threading.Lock()
+        self.mine = set()  # names that threads of this process work on
+        self.display = None
+
+    def run(self, baseline, runs):
+        """Does all trials.
+
+        Args:
+            baseline: Result of the baseline, by which the time is estimated.
+            runs: Trainings after the trials.
+        """
+        plan = self.plan
+        done = records.results(plan.workdir)
+        left = plan.trials - len(done)
+        if left <= 0:
+            return
+        logging.info("%s", display.estimate(baseline, left, plan.workers, runs))
+        self.display = display.Display(plan.trials, done, plan.progress)
+        try:
+            self.runner.in_threads([self._work] * plan.workers)
+        finally:
+            self.display.close()
+
+    def _work(self, slot):
+        while True:
+            claimed = self._claim()
+            if claimed == "done":
+                return
+            if claimed == "wait":
+                if self.runner.pause.wait(0.5):
+                    raise Stopped
+                continue
+            folder, notes, variant, drawn = claimed
+            try:
+                with files.locked(folder / ".claim", wait=False):
+                    job = self.plan.job(self.runner.place(slot), folder, variant, notes=notes)
+                    result = self.runner.train(job, self.plan.data)
+            except BlockingIOError:
+                continue  # another process was quicker
+            finally:
+                self.mine.discard(variant.name)
+            self.engine.tell(result, drawn)
+            with files.locked(self.plan.workdir / ".table.lock"):
+                records.write_table(self.plan.workdir)
+            self.display.finished(result)
+
+    def _claim(self):
+        """The next trial: `(folder, notes, variant, trial of the study)`, or "wait", or "done"."""
+        plan = self.plan
+        with self.claiming, files.locked(plan.workdir / ".claims.lock"):
+            folders = records.trial_folders(plan.workdir)
+            unfinished = [f for f in folders if records.read(f / "result.json") is None]
+            for folder in unfinished:
+                if folder.name not in self.mine and _is_free(folder):
+                    notes = records.read(folder / "trial.json")
+                    variant = plan.space.variant(plan.space.rows(notes["values"]))
+                    self.mine.add(variant.name)
+                    return folder, notes, variant, None
+            if len(folders) >= plan.trials:
+                return "wait" if unfinished else "done"
+            taken = {folder.name for folder in folders} | {plan.baseline.name}
+            values, variant, drawn = self.engine.draw(len(folders), taken)
+            notes = {"number": len(folders), "values": values}
+            self.mine.add(variant.name)
+            return records.begin(plan.workdir, notes, variant), notes, variant, drawn
+
+
+def _is_free(folder):
+    """Whether no living process works in a trial's folder."""
+    try:
+        with files.locked(folder / ".claim", wait=False):
+            return True
+    except BlockingIOError:
+        return False

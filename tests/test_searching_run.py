@@ -1,0 +1,242 @@
+"""Searches that train: one is run, run again, damaged, killed; nothing is lost or done twice."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import tiny_data
+from test_searching import RECIPE, small_space
+
+import keras_effv2 as kev
+from keras_effv2 import searching
+from keras_effv2.searching import records
+
+SETTINGS = {"trials": 2, "sampler": "random", "confirm": 0, "final_epochs": 0, "step_time": "macs"}
+
+
+def data():
+    whole = tiny_data(96, 32)
+    return dataclasses.replace(whole, test=whole.validation)
+
+
+def run(workdir, **changes):
+    arguments = {"space": small_space(), "recipe": RECIPE, "progress": False, **SETTINGS}
+    return searching.search(data(), workdir, **{**arguments, **changes})
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A search of two trials."""
+    workdir = tmp_path_factory.mktemp("search") / "run"
+    return workdir, run(workdir)
+
+
+def written(workdir):
+    """When every result was written."""
+    paths = workdir.glob("*/**/result.json")
+    return {str(path.relative_to(workdir)): path.stat().st_mtime_ns for path in paths}
+
+
+def test_what_a_search_leaves(done):
+    workdir, result = done
+    assert len(result.trials) == 2 and result.trials[0]["reward"] >= result.trials[1]["reward"]
+    names = {row["name"] for row in result.trials}
+    folders = {path.name for path in (workdir / "trials").iterdir()}
+    assert names == folders and len(names) == 2
+    winner = kev.load_variant(workdir / "winner.json")
+    assert winner == result.best and winner.name == result.trials[0]["name"]
+    for row in result.trials:
+        folder = workdir / "trials" / row["name"]
+        assert kev.load_variant(folder / "variant.json").name == row["name"]
+        assert {p.name for p in folder.iterdir() if p.name[0] != "."} <= set(records.KEPT)
+        info = kev.model_info(kev.load_variant(folder / "variant.json"), classes=4)
+        assert row["trainable_parameters"] == info["trainable_parameters"]
+        assert row["steps"] == RECIPE.epochs * (96 // 16) and row["resumed_from"] == 0
+        expected = searching.reward(row["accuracy"], row["step_time"], row["parameters"])
+        assert row["reward"] == pytest.approx(expected)
+    assert len((workdir / "trials.csv").read_text().splitlines()) == 3
+    page = (workdir / "report.html").read_text()
+    assert winner.name in page and "no accuracy to quote" in page and "training-aware" in page
+    assert (workdir / "pareto.png").stat().st_size > 10_000
+
+
+def test_a_searched_network_is_a_model_like_any_other(done, tmp_path):
+    workdir, result = done
+    model = kev.models.builder(workdir / "winner.json")(classes=4)
+    assert model.count_params() == kev.model_info(result.best, classes=4)["parameters"]
+    bigger = kev.scale(workdir / "winner.json", 5)
+    assert len(bigger.stages) == len(result.best.stages) + 1
+
+
+def test_again_with_damage_only_the_damaged_is_done_again(done):
+    workdir, result = done
+    before = written(workdir)
+    (workdir / "study.db").unlink()
+    torn = workdir / "trials" / result.trials[1]["name"] / "result.json"
+    torn.write_text(torn.read_text()[:100])
+    again = run(workdir)
+    after = written(workdir)
+    changed = {path for path in before if before[path] != after[path]}
+    assert changed == {f"trials/{result.trials[1]['name']}/result.json"}
+    same = ("name", "accuracy", "reward", "steps", "values", "number")
+    for old, new in zip(result.trials, again.trials, strict=True):
+        assert {key: old[key] for key in same} == {key: new[key] for key in same}
+    assert again.best == result.best
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"seed": 3}, ["recipe"]),
+        ({"space": small_space(stem=16)}, ["space"]),
+        ({"exponents": (-0.1, -0.05)}, ["exponents", "-0.07", "-0.1"]),
+        ({"max_macs": 3.0}, ["max_macs: 2.0 -> 3.0"]),
+    ],
+)
+def test_another_search_in_the_same_workdir(changes, words, done):
+    workdir, _ = done
+    with pytest.raises(ValueError, match="holds another search") as error:
+        run(workdir, **changes)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_another_device(done):
+    workdir, _ = done
+    path = workdir / "search.json"
+    text = path.read_text()
+    path.write_text(json.dumps({**json.loads(text), "device": "GPU of another kind"}))
+    with pytest.raises(ValueError, match="device.*GPU of another kind"):
+        run(workdir)
+    path.write_text(text)
+
+
+@pytest.mark.slow
+def test_a_network_that_diverges_is_a_result(tmp_path):
+    """Every trial breaks; each is a reward of 0 with its reason, and the search ends."""
+    broken = dataclasses.replace(
+        RECIPE, learning_rate=900.0, weight_decay=9.0, clip=0.0, optimizer="sgd", warmup_epochs=0
+    )  # kernels grow 8,000 times a step
+    result = run(tmp_path / "s", recipe=broken, trials=1)
+    assert [row["reward"] for row in result.trials] == [0.0]
+    assert "diverged" in result.trials[0]["reason"]
+
+
+@pytest.mark.slow
+def test_the_whole_way(tmp_path):
+    """Measured step times, two workers, equal time, confirmed, compared on test."""
+    result = run(
+        tmp_path / "s",
+        trials=3,
+        workers=2,
+        confirm=1,
+        final_epochs=2,
+        step_time="measured",
+        budget="time",
+    )
+    assert len(result.confirmed) == 2 and {row["split"] for row in result.confirmed} == {
+        "validation"
+    }
+    assert len(result.final) == 6 and {row["split"] for row in result.final} == {"test"}
+    assert len({row["seed"] for row in [*result.trials, *result.confirmed, *result.final]}) == 6
+    for row in [*result.trials, *result.final]:
+        steps = row["epochs"] * 6
+        assert abs(row["steps"] - steps) <= max(1, row["epochs"])  # equal time, to a step an epoch
+        assert 0.2 < row["step_time"] < 5
+    assert "on test" in (tmp_path / "s" / "report.html").read_text()
+
+
+# ----------------------------------------------------------------------------------------- kills
+
+
+def start(workdir, **options):
+    root = pathlib.Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
+    script = str(root / "tests" / "search_small.py")
+    return subprocess.Popen(
+        [sys.executable, script, str(workdir), json.dumps(options)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=1200)
+    assert process.returncode == 0, errors[-2000:]
+
+
+def children(pid):
+    """The ids of all processes below one."""
+    found = []
+    for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in path.read_text().split():
+            found += [int(child), *children(child)]
+    return found
+
+
+def facts(workdir):
+    """What must not depend on kills."""
+    keys = ("name", "number", "accuracy", "reward", "steps", "values", "reason")
+    return [{key: row[key] for key in keys} for row in records.results(workdir)]
+
+
+@pytest.mark.slow
+def test_twenty_kills(tmp_path):
+    """The tree or a part of it dies at random moments; the results are those of a quiet run."""
+    finish(start(tmp_path / "quiet", trials=4))
+    dice, kills, workdir = random.Random(0), 0, tmp_path / "killed"
+    while kills < 20:
+        process = start(workdir, trials=4)
+        time.sleep(dice.uniform(4, 40))
+        if process.poll() is not None:
+            assert process.returncode == 0, process.stderr.read()[-2000:]
+            break
+        below = children(process.pid)
+        victim = process.pid if not below or dice.random() < 0.6 else dice.choice(below)
+        os.kill(victim, signal.SIGKILL)
+        kills += 1
+        time.sleep(1)
+        process.kill()
+        process.wait()
+    finish(start(workdir, trials=4))
+    assert facts(workdir) == facts(tmp_path / "quiet")
+    assert len(records.results(workdir)) == 4
+
+
+@pytest.mark.slow
+def test_a_killed_trial_goes_on_inside_and_two_share_a_search(tmp_path):
+    workdir = tmp_path / "s"
+    first = start(workdir, trials=3, workers=1)
+    while not list(workdir.glob("trials/*/checkpoints/step-*.ckpt")):
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    both = [start(workdir, trials=3), start(workdir, trials=3)]
+    for process in both:
+        finish(process)
+    found = records.results(workdir)
+    assert len(found) == 3 and len({row["name"] for row in found}) == 3
+    assert found[0]["resumed_from"] > 0
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_says_143(tmp_path):
+    workdir = tmp_path / "s"
+    process = start(workdir, trials=3)
+    while not list(workdir.glob("trials/*/recipe.json")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(120) == 143
+    finish(start(workdir, trials=3))
+    assert len(records.results(workdir)) == 3
