@@ -47,9 +47,37 @@ def side_multiple(model):
     return 32 if attends else 1
 
 
+def check_outputs(model):
+    """Refuses a model that does not give one vector for a picture."""
+    given, outputs = _built(model).inputs, model.outputs
+    if len(given) != 1 or len(outputs) != 1 or len(outputs[0].shape) != 2:
+        raise ValueError(
+            f"Model {model.name!r} has {len(given)} inputs and outputs of shapes "
+            f"{', '.join(str(tuple(x.shape)) for x in outputs)}; what is wanted is one image and one "
+            "output (batch, n). Build it without `features`, or with pooling='avg'."
+        )
+
+
+def said_of_head(model, key):
+    """What the model's `Pixels` layer says, where it speaks of a head with as many outputs.
+
+    Args:
+        model: A `keras.Model` from images to one vector. One output stands for two classes.
+        key: `"activation"` or `"class_names"`.
+
+    Returns:
+        What it says, or None: there is no such layer, or its names are those of another head.
+    """
+    pixels, count = find_pixels(model), model.outputs[0].shape[-1]
+    names = pixels.class_names if pixels is not None else None
+    if pixels is None or (names and len(names) not in (count, max(2, count))):
+        return None
+    return getattr(pixels, key)
+
+
 def is_dynamic(model):
     """Whether a model takes images of any size."""
-    return tuple(model.inputs[0].shape[1:3]) == (None, None)
+    return tuple(_built(model).inputs[0].shape[1:3]) == (None, None)
 
 
 def dynamic_clone(model):
@@ -92,33 +120,113 @@ def flattened(model):
     return flat
 
 
+def activation_of(model):
+    """What a model's outputs are: `"softmax"`, `"sigmoid"`, or None where they are logits.
+
+    The last activation of the model itself says it, wherever it stands: in a layer, alone, in a
+    nested model, before a cast or a mean. An activation is recognised by what it computes.
+
+    Raises:
+        ValueError: If the outputs may be anything else.
+
+    Example:
+
+    >>> images = keras.Input((32, 32, 3))
+    >>> activation_of(keras.Sequential([images, keras.layers.Flatten(), keras.layers.Dense(5)]))
+    >>> x = keras.layers.GlobalAveragePooling2D()(images)
+    >>> activation_of(keras.Model(images, keras.layers.Dense(1, "sigmoid")(x)))
+    'sigmoid'
+    """
+    makers = {id(x): (call, given) for call, given, made in calls(model) for x in made}
+
+    def behind(tensor):
+        if id(tensor) not in makers:
+            raise _unknown(model, "its own input")
+        operation, given = makers[id(tensor)]
+        kind, own = type(operation).__name__, _own_activation(operation)
+        if _is_graph(operation):
+            return activation_of(operation)
+        if own in PROBABILITIES:
+            return own
+        if getattr(operation, "weights", ()) and own in (None, "linear") and _is_known(operation):
+            return None
+        if own == "linear" or kind in _PASSES:
+            return behind(given[0])
+        if kind in _MEANS or kind in _SUMS:
+            found = {behind(x) for x in given}
+            if len(found) == 1 and (kind in _MEANS or None in found):
+                return found.pop()
+        raise _unknown(model, operation.name, kind if own is None else f"activation {own}")
+
+    return behind(_functional(model).outputs[0])
+
+
+PROBABILITIES = ("softmax", "sigmoid")
+# classes of layers and of keras.ops that leave numbers, average them, or combine logits to logits
+_PASSES = ("Cast", "Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "ActivityRegularization")
+_MEANS = ("Average", "Mean", "Stack", "GlobalAveragePooling2D")
+_SUMS = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Sum", "Concatenate", "Rescaling")
+
+
+def _unknown(model, *end):
+    return ValueError(
+        f"Model {model.name!r} ends in {' with '.join(map(str, end))}, so whether its outputs are "
+        "probabilities or logits is unknown. Let it end in a Dense layer, for logits, or in a "
+        "softmax or sigmoid."
+    )
+
+
+def _is_known(layer):
+    """Whether a layer is of Keras or ours; one of somebody else's may compute anything."""
+    owner = type(layer).__module__.partition(".")[0]
+    return owner in ("keras", "keras_effv2") and not isinstance(layer, keras.layers.TFSMLayer)
+
+
+def _own_activation(operation):
+    """`"softmax"`, `"sigmoid"`, `"linear"`, another activation's name, or None for none."""
+    kind = type(operation).__name__
+    if kind in ("Softmax", "Sigmoid"):  # the layer, or of keras.ops
+        last = getattr(operation, "axis", -1) == -1
+        return kind.lower() if last else f"{kind} over axis {operation.axis}"
+    function = getattr(operation, "activation", None)
+    if not callable(function):
+        return None
+    x = ops.convert_to_tensor([[0.3, -1.2, 2.5]], dtype="float32")
+    y = function(x)
+    if tuple(y.shape) != (1, 3):
+        return str(function)
+
+    def same(a, b):
+        return bool(ops.all(ops.abs(a - b) < 1e-5))
+
+    if same(ops.softmax(y), ops.softmax(x)):
+        return "linear"  # or log_softmax, whose softmax is the softmax
+    known = (name for name in PROBABILITIES if same(y, getattr(ops, name)(x)))
+    return next(known, getattr(function, "__name__", str(function)))
+
+
 def logits_of(model):
     """The model without its last activation, sharing its layers and weights.
 
     Raises:
-        ValueError: If the model gives probabilities by something else than its last activation.
+        ValueError: If the model gives probabilities by something else than its last activation, or
+            something that is neither probabilities nor logits.
     """
+    if activation_of(model) is None:
+        return model
     inputs = _functional(model).input
-    made = calls(model)
-    head, given, _ = made[-1]
+    head, given, _ = calls(model)[-1]
+    if _is_graph(head):
+        return _with_head(model, head, logits_of(head))  # a head that is a model of its own
     if isinstance(head, keras.layers.Dense):
-        if head.activation is keras.activations.linear:
-            return model
         return keras.Model(inputs, _Logits(head)(given[0]))
     if _is_activation(head):
         before = keras.Model(inputs, given[0])
-        changes_nothing = getattr(head, "activation", None) is keras.activations.linear
-        return logits_of(before) if changes_nothing or type(head).__name__ == "Cast" else before
-    if _is_graph(head):
-        return _with_head(model, head, logits_of(head))  # a head that is a model of its own
-    makers = {id(x): operation for operation, _, outputs in made for x in outputs}
-    after = all(_gives_probabilities(makers.get(id(x))) for x in given)
-    if _gives_probabilities(head) or (after and not getattr(head, "weights", ())):
-        raise ValueError(
-            f"Model {model.name!r} ends in {head.name!r}, which gives or takes probabilities, so its "
-            "logits are unknown. Let it end in a Dense layer, or in the softmax or sigmoid itself."
-        )
-    return model
+        return before if _own_activation(head) in PROBABILITIES else logits_of(before)
+    raise ValueError(
+        f"Model {model.name!r} ends in {head.name!r}, which gives or takes probabilities, so its "
+        "logits are unknown. Let it end in a Dense layer, or in the softmax or sigmoid itself."
+    )
 
 
 def head_of(model):
@@ -130,18 +238,11 @@ def head_of(model):
 def _is_activation(operation):
     """Whether an operation is an activation by itself, or a cast, as it may follow a head."""
     kinds = (keras.layers.Activation, keras.layers.Softmax)
-    return isinstance(operation, kinds) or type(operation).__name__ in (*_PROBABILITIES, "Cast")
-
-
-_PROBABILITIES = ("Softmax", "Sigmoid")  # the classes behind keras.ops.softmax and sigmoid
-
-
-def _gives_probabilities(operation):
-    if _is_graph(operation):
-        return _gives_probabilities(calls(operation)[-1][0])
-    activations = (keras.activations.softmax, keras.activations.sigmoid)
-    named = type(operation).__name__ in _PROBABILITIES
-    return named or getattr(operation, "activation", None) in activations
+    return isinstance(operation, kinds) or type(operation).__name__ in (
+        "Sigmoid",
+        "Softmax",
+        "Cast",
+    )
 
 
 def _is_graph(operation):
@@ -157,8 +258,25 @@ def _functional(model):
 
 def _built(model):
     """The model; a `Sequential` that has never seen a picture gets its input."""
+    if not isinstance(model, keras.Model):
+        kind = type(model)
+        old = kind.__module__.partition(".")[0] in ("tf_keras", "tensorflow")
+        raise TypeError(
+            f"Models here are models of Keras 3, `keras.Model`. Received: {kind.__name__}"
+            + (
+                " of tf_keras, which is Keras 2. Build the same network with `keras` and call "
+                "set_weights(old.get_weights())."
+                if old
+                else f" of {kind.__module__}."
+            )
+        )
     if isinstance(model, keras.Sequential) and not model.built:
         model.build((None, None, None, 3))
+    if not getattr(model, "inputs", None):
+        raise ValueError(
+            f"Model {model.name!r} computes in a `call` of its own, so its layers cannot be "
+            "followed. Make it of keras.Input and keras.Model(inputs, outputs)."
+        )
     return model
 
 
@@ -189,18 +307,18 @@ class _Logits(keras.layers.Layer):
         super().__init__(dtype="float32", name="logits")
         self._dense = (dense,)  # a tuple in a tuple is not tracked twice: the head stays the owner
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         (dense,) = self._dense
-        if dense.quantization_mode is not None:  # its kernel is not what it multiplies by
-            with _linear(dense):
-                return ops.cast(dense(inputs), "float32")
-        logits = ops.matmul(inputs, dense.kernel)
+        if type(dense) is not keras.layers.Dense or dense.quantization_mode is not None:
+            with _linear(dense):  # what else than a product it computes is its own business
+                return dense(inputs, training=training)
+        logits = ops.matmul(inputs, dense.kernel)  # in float32 under every policy
         return logits if dense.bias is None else logits + dense.bias
 
 
 @contextlib.contextmanager
 def _linear(dense):
-    """A dense layer without its activation, within the block."""
+    """Within the block a layer has no activation."""
     activation, dense.activation = dense.activation, keras.activations.linear
     try:
         yield

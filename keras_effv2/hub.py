@@ -21,16 +21,17 @@ class HubLayer(keras.layers.Layer):
     program: use those you trust.
 
     Args:
-        handle: Folder or `.tar.gz` of a SavedModel, or a remote handle (`https://tfhub.dev/...`,
-            Kaggle) that `tensorflow_hub` resolves.
+        handle: Folder or `.tar.gz` of a SavedModel; or a remote handle: a tfhub.dev or kaggle.com
+            address, `owner/model/tensorFlow2/variation/version` of Kaggle, `hf://owner/repository`,
+            the address of a `.tar.gz`. Caches come before the network.
         trainable: Whether to train it.
-        sha256: Hash of the SavedModel as `HubLayer.hash` gives it; checked when given.
+        sha256: Hash of the SavedModel as `layer.hash` gives it; checked when given.
         trust: Whether to run a remote SavedModel whose hash is not given.
 
     Attributes:
-        trusted: Remote handles that a `.keras` file may name: those that this process has given
-            itself, and what you add to the set before loading. A file is no reason to trust what it
-            names, its hash included.
+        trusted: Handles that a `.keras` file may name, remote ones and absolute local paths: those
+            that this process has given itself, and what you add to the set before loading. A file is
+            no reason to trust what it names, its hash included.
 
     Call arguments:
         inputs: What the SavedModel takes; image models of TF Hub take float32 in [0, 1],
@@ -44,17 +45,30 @@ class HubLayer(keras.layers.Layer):
 
     Example:
 
-        layer = HubLayer("exports/flowers", trainable=True)
-        model = keras.Sequential([keras.Input((None, None, 3)), layer, keras.layers.Dense(5)])
+    >>> import tempfile, keras_effv2
+    >>> inputs = keras.Input((None, None, 3))
+    >>> model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+    >>> path = tempfile.mkdtemp() + "/mean"
+    >>> layer = HubLayer(keras_effv2.export_hub(model, path, "feature_vector"))
+    >>> keras.Sequential([inputs, layer, keras.layers.Dense(5)]).output_shape
+    (None, 5)
     """
 
     takes_hub_images = True  # [0, 1]; exporters ask
-    trusted = set()
+    trusted: set[str] = set()
 
-    def __init__(self, handle, trainable=False, *, sha256=None, trust=False, **kwargs):
+    def __init__(
+        self,
+        handle: str | os.PathLike,
+        trainable: bool = False,
+        *,
+        sha256: str | None = None,
+        trust: bool = False,
+        **kwargs,
+    ):
         layers.require_tensorflow("HubLayer")
         super().__init__(trainable=trainable, **kwargs)
-        self.handle = os.fspath(handle)
+        self.handle = files.expand(handle)
         folder = _resolve(self.handle, sha256, trust)
         self.hash = saved_model_hash(folder)
         if sha256 is not None and sha256 != self.hash:
@@ -68,8 +82,7 @@ class HubLayer(keras.layers.Layer):
             raise ValueError(
                 f"{self.handle} is a damaged SavedModel ({str(error).splitlines()[0]}). Get it again."
             ) from error
-        if _is_remote(self.handle):
-            self.trusted.add(self.handle)
+        self.trusted.add(_name(self.handle))
         if not callable(loaded) or not hasattr(loaded, "variables"):
             raise ValueError(
                 f"{self.handle} is not a reusable SavedModel: it cannot be called. Export it with "
@@ -90,6 +103,7 @@ class HubLayer(keras.layers.Layer):
         weight = keras.Variable(
             initializer=variable,
             trainable=trainable,
+            dtype=variable.dtype.name,
             name=variable.name.split(":")[0].replace("/", "_"),
         )
         self._track_variable(weight)
@@ -129,16 +143,15 @@ class HubLayer(keras.layers.Layer):
         return keras.KerasTensor((shape[0], *output.shape[1:]), dtype="float32")
 
     def get_config(self):
-        handle = self.handle if _is_remote(self.handle) else os.path.abspath(self.handle)
-        return {**super().get_config(), "handle": handle, "sha256": self.hash}
+        return {**super().get_config(), "handle": _name(self.handle), "sha256": self.hash}
 
     @classmethod
     def from_config(cls, config):
-        handle = config["handle"]
-        if _is_remote(handle) and handle not in cls.trusted:
+        name = _name(config["handle"])
+        if name not in {_name(handle) for handle in cls.trusted}:
             raise ValueError(
-                f"This model wants to fetch and run {handle}, and a SavedModel is a program. If you "
-                f"trust it, call keras_effv2.HubLayer.trusted.add({handle!r}) and load it again."
+                f"This model wants to load and run {name}, and a SavedModel is a program. If you "
+                f"trust it, call keras_effv2.HubLayer.trusted.add({name!r}) and load it again."
             )
         return super().from_config(config)
 
@@ -171,11 +184,13 @@ def saved_model_hash(folder):
     return digest.hexdigest()
 
 
-_unpacked = {}  # archive and its state -> temporary folder, kept while the process lives
+# archive and its state -> temporary folder, kept while the process lives
+_unpacked: dict[tuple, tempfile.TemporaryDirectory] = {}
 
 
-def _is_remote(handle):
-    return "://" in handle
+def _name(handle):
+    """A handle as a file names it: local ones from the root."""
+    return handle if weights.is_remote(handle) else os.path.abspath(files.expand(handle))
 
 
 def _resolve(handle, sha256, trust):
@@ -186,7 +201,7 @@ def _resolve(handle, sha256, trust):
                 f"{handle} holds no SavedModel (saved_model.pb). Check the path."
             )
         return handle
-    if not _is_remote(handle):
+    if not weights.is_remote(handle):
         if not handle.endswith((".tar.gz", ".tgz")) or not os.path.exists(handle):
             raise FileNotFoundError(f"There is no SavedModel {handle}. Check the path.")
         state = os.stat(handle)

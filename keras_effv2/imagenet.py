@@ -171,7 +171,7 @@ def prepare_image(
 
 
 def class_names(model: keras.Model) -> list[str]:
-    """The names of a model's outputs.
+    """The names of the classes that a model tells apart: of its outputs, or two of one output.
 
     Args:
         model: A classifier.
@@ -186,12 +186,12 @@ def class_names(model: keras.Model) -> list[str]:
     >>> class_names(kev.EfficientNetV2B0(weights=None, classes=2))
     ['class 0', 'class 1']
     """
-    classes, pixels = model.output_shape[-1], layers.find_pixels(model)
-    if pixels is not None and pixels.class_names:
-        return list(pixels.class_names)
+    classes, own = model.output_shape[-1], graph.said_of_head(model, "class_names")
+    if own:
+        return list(own)
     if classes in LABELS:
         return [name for _, name in labels(classes)]
-    return [f"class {i}" for i in range(classes)]
+    return [f"class {i}" for i in range(max(2, classes))]
 
 
 __all__ = [

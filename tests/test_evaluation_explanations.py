@@ -52,3 +52,29 @@ def test_attention_maps_are_probabilities(tiny_coatnet):
     assert maps.shape == (1, 4, 4, 4)  # heads of 4 channels in 16, a grid of 2 x 2
     np.testing.assert_allclose(maps.sum(-1), 1, atol=1e-5)
     assert (maps >= 0).all()
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_gradcam_of_one_output_is_that_of_two_classes(activation, tiny_effnet):
+    """One logit z is the softmax over (-z, z): the maps of a head that is written that way."""
+    base = tiny_effnet(include_top=False, pooling="avg")
+    one, two = keras.layers.Dense(1, activation), keras.layers.Dense(2, "softmax")
+    single, double = (keras.Model(base.input, head(base.output)) for head in (one, two))
+    kernel = np.random.default_rng(0).normal(size=(16, 1)).astype("float32")
+    one.set_weights([kernel, np.float32([0.1])])
+    two.set_weights([np.hstack([-kernel, kernel]), np.float32([-0.1, 0.1])])
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+    for index in (None, 0, 1, [1, 0]):
+        heat = evaluation.gradcam(single, images, index)
+        np.testing.assert_allclose(heat, evaluation.gradcam(double, images, index), atol=1e-4)
+    assert heat.max() > 0.5
+    for index in (2, -1, [0, 1, 0], [0, 7]):
+        with pytest.raises(ValueError, match="one class out of 0 to 1.*each of the 2 images"):
+            evaluation.gradcam(single, images, index)
+
+
+def test_other_backends_get_a_sentence(monkeypatch, tiny_effnet):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    for explain in (evaluation.gradcam, evaluation.attention_maps):
+        with pytest.raises(RuntimeError, match="runs on TensorFlow alone, Keras runs on torch"):
+            explain(None, np.zeros((1, 8, 8, 3)))

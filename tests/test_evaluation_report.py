@@ -24,10 +24,10 @@ def test_a_report_of_any_model_and_any_names(tmp_path, recwarn, caplog):
     )
     flat = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten()])
     model = keras.Sequential([flat, keras.layers.Dense(4, activation="softmax")])
-    judged = evaluation.evaluate(model, data, tmp_path / "report", image_size=32)
+    result = evaluation.evaluate(model, data, tmp_path / "report", image_size=32)
     page = (tmp_path / "report" / "report.html").read_text()
     assert "&lt;b&gt;bold&lt;/b&gt;" in page and "$50_$100" in page and "<b>bold" not in page
-    assert "no Grad-CAM" in caplog.text and judged.images == 10
+    assert "no Grad-CAM" in caplog.text and result.images == 10
     # a head that is a model of its own
     head = keras.Sequential([keras.layers.Dense(4, activation="softmax")])
     inputs = keras.Input((None, None, 3))
@@ -46,10 +46,10 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(model, tmp_p
 
 
 def test_report_stands_alone(model, tmp_path):
-    judged = evaluation.evaluate(model, tiny_data(), tmp_path, image_size=32)
+    result = evaluation.evaluate(model, tiny_data(), tmp_path, image_size=32)
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 3
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
     for name in tiny_data().class_names:
         assert name in page
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == judged.summary()
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == result.summary()

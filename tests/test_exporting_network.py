@@ -135,7 +135,7 @@ def test_model_card(network):
 @pytest.mark.parametrize("name", ["EfficientNetV2B0", "CoAtNet0"])
 def test_multiply_adds_of_the_graph_are_those_of_the_tables(name):
     model = getattr(kev, name)(weights=None)
-    assert card.multiply_adds(model, 224) == kev.model_info(name, 224)["macs"]
+    assert card.multiply_adds(model, 224, 224) == kev.model_info(name, 224)["macs"]
 
 
 @pytest.mark.slow

@@ -1,13 +1,132 @@
-"""A model seen from outside: calls, logits, head."""
+"""Models seen from outside: what their last activation is, their logits, their calls."""
 
 import re
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_effv2 as kev
 from keras_effv2 import graph
+
+
+def ends(body):
+    """A model of four numbers that ends as `body` says."""
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, body(inputs))
+
+
+def dense(activation=None, units=3):
+    return keras.layers.Dense(units, activation)
+
+
+def inner(activation):
+    return ends(dense(activation))
+
+
+HEADS = {
+    "softmax": [
+        dense("softmax"),
+        dense(tf.nn.softmax),
+        dense(lambda x: keras.ops.softmax(x)),
+        lambda x: keras.layers.Activation("softmax", dtype="float32")(dense()(x)),
+        lambda x: keras.layers.Softmax()(dense()(x)),
+        lambda x: keras.ops.softmax(dense()(x)),
+        lambda x: keras.ops.cast(dense("softmax")(x), "float32"),
+        lambda x: keras.layers.Dropout(0.1)(keras.layers.Reshape((3,))(dense("softmax")(x))),
+        lambda x: keras.layers.EinsumDense("ab,bc->ac", 3, activation="softmax")(x),
+        lambda x: inner("softmax")(x),
+        lambda x: keras.layers.Average()([inner("softmax")(x), dense("softmax")(x)]),
+        lambda x: keras.layers.Activation("softmax")(keras.layers.ReLU()(dense()(x))),
+        lambda x: keras.layers.Flatten()(
+            keras.layers.Conv1D(3, 1, activation="softmax")(x[:, None])
+        ),
+    ],
+    "sigmoid": [
+        dense("sigmoid", 1),
+        dense("sigmoid"),
+        dense(tf.sigmoid),
+        lambda x: keras.ops.sigmoid(dense()(x)),
+        lambda x: keras.layers.Activation("sigmoid")(dense()(x)),
+        lambda x: keras.Sequential([dense("relu"), dense("sigmoid", 1)])(x),
+    ],
+    None: [
+        dense(),
+        dense("log_softmax"),
+        lambda x: keras.layers.Activation("linear", dtype="float32")(dense()(x)),
+        lambda x: dense()(x) / 2.0,
+        lambda x: keras.layers.Add()([dense()(x), inner(None)(x)]),
+        lambda x: keras.layers.BatchNormalization()(dense()(x)),
+    ],
+}
+
+
+@pytest.mark.parametrize("activation", HEADS)
+def test_the_last_activation_is_found_wherever_it_stands(activation):
+    for number, body in enumerate(HEADS[activation]):
+        assert graph.activation_of(ends(body)) == activation, number
+
+
+class Own(keras.layers.Layer):
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 3))
+
+    def call(self, x):
+        return keras.ops.softmax(x @ self.kernel)
+
+
+def test_what_cannot_be_known_is_refused():
+    unknown = {
+        "activation tanh": dense("tanh"),
+        "activation relu": dense("relu"),
+        "Own": Own(),
+        "Lambda": lambda x: keras.layers.Lambda(lambda y: y)(dense()(x)),
+        "ReLU": lambda x: keras.layers.ReLU()(dense()(x)),
+        "Exp": lambda x: keras.ops.exp(dense()(x)),
+        "Subtract": lambda x: 1.0 - dense("sigmoid", 1)(x),
+        "Average": lambda x: keras.layers.Average()([dense("softmax")(x), dense()(x)]),
+        "Concatenate": lambda x: keras.layers.Concatenate()([dense("softmax")(x)] * 2),
+        "its own input": lambda x: x,
+    }
+    for end, body in unknown.items():
+        for look in (graph.activation_of, graph.logits_of):
+            with pytest.raises(ValueError, match=f"{end}.*is unknown. Let it end in a Dense layer"):
+                look(ends(body))
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8", "lora"])
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_logits_of_quantised_heads(mode):
+    model = ends(lambda x: dense("softmax")(dense("relu", 8)(x)))
+    random = np.random.default_rng(0)
+    model.set_weights([random.normal(0, 2, w.shape) for w in model.get_weights()])
+    if mode == "lora":
+        model.layers[-1].enable_lora(2)
+        model.layers[-1].lora_kernel_b.assign(random.normal(size=(2, 3)))
+    else:
+        model.quantize(mode)
+    x = random.normal(size=(7, 4)).astype("float32")
+    logits = graph.logits_of(model)
+    np.testing.assert_allclose(keras.ops.softmax(logits(x)), model.predict(x, verbose=0), atol=1e-6)
+    assert np.ptp(np.asarray(logits(x)).sum(1)) > 0.1  # no probabilities
+    assert model.layers[-1].activation is keras.activations.softmax
+
+
+def test_models_of_others_are_named_as_what_they_are():
+    tf_keras = pytest.importorskip("tf_keras")
+    old = tf_keras.Sequential([tf_keras.Input((4,)), tf_keras.layers.Dense(3)])
+    with pytest.raises(TypeError, match="Sequential of tf_keras, which is Keras 2.*set_weights"):
+        graph.activation_of(old)
+
+    class Subclass(keras.Model):
+        def call(self, x):
+            return x
+
+    with pytest.raises(ValueError, match="computes in a `call` of its own.*keras.Input"):
+        graph.activation_of(Subclass())
+    with pytest.raises(TypeError, match="Received: function of"):
+        graph.logits_of(ends)
 
 
 @pytest.mark.parametrize("outer", ["functional", "sequential"])
@@ -31,12 +150,12 @@ def test_logits_of_a_head_that_is_a_model(outer):
 
 def test_logits_of_heads_that_no_dense_layer_ends():
     inputs = keras.Input((4,))
-    dense = keras.layers.Dense(3)(inputs)
+    plain = keras.layers.Dense(3)(inputs)
     head = keras.layers.Dense(3, activation="softmax")(inputs)
     x = np.random.default_rng(0).normal(size=(7, 4)).astype("float32")
     understood = {
-        "op": keras.ops.softmax(dense),
-        "layer": keras.layers.Activation("softmax", dtype="float32")(dense),
+        "op": keras.ops.softmax(plain),
+        "layer": keras.layers.Activation("softmax", dtype="float32")(plain),
         "cast": keras.ops.cast(head, "float32"),
         "linear": keras.layers.Activation("linear", dtype="float32")(head),
     }
@@ -44,13 +163,12 @@ def test_logits_of_heads_that_no_dense_layer_ends():
         model = keras.Model(inputs, outputs)
         logits = graph.logits_of(model)(x)
         np.testing.assert_allclose(keras.ops.softmax(logits), model(x), atol=1e-6, err_msg=name)
-    for outputs in (keras.ops.reshape(dense, (-1, 3)), dense * 2.0, keras.layers.ReLU()(dense)):
+    for outputs in (keras.ops.reshape(plain, (-1, 3)), plain * 2.0):
         model = keras.Model(inputs, outputs)
         assert graph.logits_of(model) is model
     nested = keras.Model(inputs, head)
     for outputs in (
         keras.layers.Reshape((3,))(head),
-        keras.ops.sigmoid(dense) * 2.0,
         keras.layers.EinsumDense("ab,bc->ac", 3, activation="softmax")(inputs),
         keras.layers.Average()([nested(inputs), head]),
     ):
@@ -106,14 +224,3 @@ def test_calls_agree_with_the_config_of_the_model(tiny_effnet):
         if layer["inbound_nodes"]
     }
     assert found == told
-
-
-@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
-def test_logits_of_a_quantised_head(mode):
-    model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(4, activation="softmax")])
-    model.layers[-1].quantize(mode)
-    x = np.random.default_rng(0).normal(size=(7, 16)).astype("float32")
-    wanted = model.predict(x, verbose=0)
-    logits = graph.logits_of(model)(x)
-    np.testing.assert_allclose(keras.ops.softmax(logits), wanted, atol=1e-6)
-    assert model.layers[-1].activation is keras.activations.softmax

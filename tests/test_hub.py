@@ -3,6 +3,7 @@
 import functools
 import http.server
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -145,11 +146,26 @@ def test_files_keep_what_was_trained(saved, tmp_path):
     close(read(IMAGES).numpy(), formula(IMAGES, kernel, mean))
 
 
-def test_a_new_process_reads_the_file_with_nothing_but_the_package(saved, tmp_path):
-    """Keras finds custom layers only where their module was imported."""
-    model_of(kev.HubLayer(saved)).save(tmp_path / "x.keras")
-    code = f"import keras, keras_effv2; keras.saving.load_model({str(tmp_path / 'x.keras')!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+@pytest.mark.parametrize("packing", ["folder", "archive"])
+def test_a_new_process_runs_what_a_file_names_when_it_is_told_to(packing, saved, packed, tmp_path):
+    """A zip with a model and a folder beside it is enough to run a graph that writes files."""
+    handle = str(saved if packing == "folder" else packed)
+    model_of(kev.HubLayer(handle)).save(tmp_path / "x.keras")
+    load = f"""
+import keras, keras_effv2
+def load():
+    return keras.saving.load_model({str(tmp_path / "x.keras")!r})
+try:
+    load()
+except (ValueError, TypeError) as error:
+    assert "wants to load and run {handle}" in str(error), error
+    assert "HubLayer.trusted.add('{handle}')" in str(error), error
+else:
+    raise AssertionError("it ran")
+keras_effv2.HubLayer.trusted.add({handle!r})
+load()
+"""
+    done = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -180,7 +196,9 @@ def test_an_archive_is_a_handle(saved, packed):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """Address of the folder `served` on this machine."""
+    monkeypatch.setenv("KERAS_EFFV2_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("KERAS_EFFV2_OFFLINE", raising=False)
     quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *a: None})
     handler = functools.partial(quiet, directory=tmp_path / "served")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -201,6 +219,9 @@ def test_a_remote_handle_needs_trust_or_a_hash(saved, packed, server, monkeypatc
     monkeypatch.delenv("KERAS_EFFV2_OFFLINE")
     close(kev.HubLayer(server, trust=True)(IMAGES), formula(IMAGES))
     close(kev.HubLayer(server, sha256=kev.HubLayer(saved).hash)(IMAGES), formula(IMAGES))
+    monkeypatch.setenv("KERAS_EFFV2_OFFLINE", "1")  # it lies in the cache now
+    close(kev.HubLayer(server, trust=True)(IMAGES), formula(IMAGES))
+    monkeypatch.delenv("KERAS_EFFV2_OFFLINE")
     with pytest.raises(ValueError, match="expected 00"):
         kev.HubLayer(server, sha256="00")
     with pytest.raises(OSError, match="nowhere.tar.gz could not be fetched"):
@@ -216,12 +237,26 @@ def test_a_file_is_no_reason_to_trust_what_it_names(saved, packed, server, tmp_p
     model_of(kev.HubLayer(address, trust=True)).save(tmp_path / "x.keras")
     keras.saving.load_model(tmp_path / "x.keras")  # the process has named the address itself
     kev.HubLayer.trusted.clear()
-    monkeypatch.setattr("tensorflow_hub.resolve", None)
-    with pytest.raises((ValueError, TypeError), match=r"wants to fetch and run.*trusted\.add"):
-        keras.saving.load_model(tmp_path / "x.keras")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("tensorflow_hub.resolve", None)
+        with pytest.raises((ValueError, TypeError), match=r"wants to load and run.*trusted\.add"):
+            keras.saving.load_model(tmp_path / "x.keras")
     kev.HubLayer.trusted.add(address)
     keras.saving.load_model(tmp_path / "x.keras")
+
+
+def test_a_kaggle_handle_out_of_the_cache(saved, tmp_path, monkeypatch):
+    handle = "me/flowers/tensorFlow2/small/1"
+    kept = tmp_path / "models" / handle
+    shutil.copytree(saved, kept)
+    kept.with_name("1.complete").touch()
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("KERAS_EFFV2_OFFLINE", "1")
+    with pytest.raises(ValueError, match="is remote, and a SavedModel is a program"):
+        kev.HubLayer(handle)
+    layer = kev.HubLayer(handle, trust=True)
+    close(layer(IMAGES), formula(IMAGES))
+    assert layer.get_config()["handle"] == handle
 
 
 def test_a_relative_handle_is_found_from_elsewhere(saved, tmp_path, monkeypatch):

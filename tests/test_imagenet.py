@@ -1,5 +1,6 @@
 """How a picture becomes an input of a given model, and what its outputs are called."""
 
+import keras
 import numpy as np
 import pytest
 from made_pictures import encoded, noise
@@ -44,6 +45,12 @@ def test_names_of_outputs(tiny_effnet):
     named = tiny_effnet(classes=2)
     layers.find_pixels(named).class_names = ("cat", "dog")
     assert kev.class_names(named) == ["cat", "dog"]
+    base = tiny_effnet(include_top=False, pooling="avg")
+    one = keras.Model(base.input, keras.layers.Dense(1, "sigmoid")(base.output))
+    two = ["class 0", "class 1"]
+    for names, said in ((None, two), (("cat", "dog"), ["cat", "dog"]), (("a", "b", "c"), two)):
+        layers.find_pixels(one).class_names = names  # three are those of another head
+        assert kev.class_names(one) == said
     assert kev.class_names(tiny_effnet(classes=1000))[388] == "giant_panda"
     assert kev.class_names(tiny_effnet(classes=1000)) == [n for _, n in imagenet.labels(1000)]
 

@@ -5,16 +5,16 @@ from keras_effv2.evaluation.evaluate import (
     calibration_error,
     evaluate,
     judge,
-    match_classes,
-    probabilities,
     wilson,
 )
 from keras_effv2.evaluation.explanations import attention_maps, gradcam
+from keras_effv2.evaluation.outputs import by_class, match_classes, probabilities
 from keras_effv2.evaluation.report import report
 
 __all__ = [
     "Evaluation",
     "attention_maps",
+    "by_class",
     "calibration_error",
     "evaluate",
     "gradcam",

@@ -1,13 +1,20 @@
 """What a model gets right and wrong: accuracy with intervals, calibration, confusions."""
 
 import dataclasses
-import pathlib
+import os
 
+import keras
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import graph, layers
+from keras_effv2 import files, graph, layers
+from keras_effv2.data import Data
+from keras_effv2.evaluation.outputs import (
+    by_class,
+    match_classes,
+    probabilities,
+    warn_of_small_pixels,
+)
 from keras_effv2.evaluation.report import report
 
 
@@ -22,6 +29,8 @@ class Evaluation:
         top5: Part of the images whose class is among the best five (of all, if fewer).
         top1_interval: 95 % Wilson interval of `top1`.
         top5_interval: The same of `top5`.
+        balanced_accuracy: Mean recall of the classes that have images, each class counting the same.
+        lowest_recalls: Up to five triples `(class name, recall, images)`, the lowest recall first.
         loss: Mean cross-entropy in nats.
         calibration_error: Expected calibration error over 15 bins.
         class_names: Names of the classes that the model knows.
@@ -36,6 +45,8 @@ class Evaluation:
     top5: float
     top1_interval: tuple
     top5_interval: tuple
+    balanced_accuracy: float
+    lowest_recalls: tuple
     loss: float
     calibration_error: float
     class_names: tuple
@@ -45,23 +56,48 @@ class Evaluation:
 
     def summary(self):
         """The numbers that JSON can hold."""
-        return {
-            "split": self.split,
-            "images": self.images,
-            "top1": self.top1,
-            "top5": self.top5,
+        arrays = ("class_names", "confusion", "probabilities", "labels")
+        numbers = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in arrays
+        }
+        keys = ("class", "recall", "images")
+        recalls = [dict(zip(keys, row, strict=True)) for row in self.lowest_recalls]
+        return numbers | {
             "top1_interval": list(self.top1_interval),
             "top5_interval": list(self.top5_interval),
-            "loss": self.loss,
-            "calibration_error": self.calibration_error,
+            "lowest_recalls": recalls,
         }
 
+    def __str__(self):
+        def part(name, value, interval):
+            return f"{name} {value:.2%} ({interval[0]:.1%} to {interval[1]:.1%})"
 
-def evaluate(model, data, report_dir=None, *, split=None, batch_size=32, image_size=None):
+        recalls = ", ".join(
+            f"{name} {recall:.1%} of {images}" for name, recall, images in self.lowest_recalls[:3]
+        )
+        return (
+            f"{self.split}: {part('top 1', self.top1, self.top1_interval)}, "
+            f"{part('top 5', self.top5, self.top5_interval)} of {self.images} pictures; balanced "
+            f"accuracy {self.balanced_accuracy:.2%}, lowest recalls: {recalls}"
+        )
+
+
+def evaluate(
+    model: keras.Model,
+    data: Data,
+    report_dir: str | os.PathLike | None = None,
+    *,
+    split: str | None = None,
+    batch_size: int = 32,
+    image_size: int | None = None,
+) -> Evaluation:
     """Evaluates a model on a split, every picture once.
 
     Args:
-        model: A `keras.Model` whose outputs are classes.
+        model: A `keras.Model` whose outputs are classes: probabilities or logits, or one output for
+            two classes.
         data: A `Data` of `keras_effv2.data.load`.
         report_dir: Folder for `report.html` and its numbers, or None.
         split: `"train"`, `"validation"` or `"test"`; None takes test, else validation, else train.
@@ -72,7 +108,17 @@ def evaluate(model, data, report_dir=None, *, split=None, batch_size=32, image_s
         An `Evaluation`.
 
     Raises:
-        ValueError: If the split does not exist or the model does not know its classes.
+        ValueError: If the split does not exist, the model does not know its classes, it is unknown
+            what the model's outputs are, or they are not finite.
+
+    Example:
+
+    >>> import keras_effv2
+    >>> head = [keras.layers.Flatten(), keras.layers.Dense(10, "softmax")]
+    >>> model = keras.Sequential([keras.Input((32, 32, 3)), *head])
+    >>> result = evaluate(model, keras_effv2.data.load("digits"), split="validation")
+    >>> result.split, result.confusion.shape, 0 <= result.top1 <= 1
+    ('validation', (10, 10), True)
     """
     have = [name for name in ("test", "validation", "train") if getattr(data, name) is not None]
     if split not in (None, *have):
@@ -83,21 +129,12 @@ def evaluate(model, data, report_dir=None, *, split=None, batch_size=32, image_s
     image_size = graph.side_of(model, image_size)
     outputs, names = match_classes(model, pictures.class_names)
     if report_dir is not None:  # before the work
-        report_dir = pathlib.Path(report_dir)
-        if report_dir.exists() and not report_dir.is_dir():
-            raise NotADirectoryError(f"The report needs a folder; {report_dir} is a file.")
-        report_dir.mkdir(parents=True, exist_ok=True)
+        report_dir = _report_folder(report_dir)
     pixels = layers.find_pixels(model)
     geometry = {"crop": pixels.crop, "resize": pixels.resize} if pixels else {}
+    batch_size = min(batch_size, len(pictures))
     batches = pictures.eval_batches(image_size=image_size, batch_size=batch_size, **geometry)
-    scores, labels = [], []
-    for number, (images, targets, mask) in enumerate(batches):
-        if number == 0:
-            warn_of_small_pixels(images)
-        keep = mask.numpy() > 0
-        scores.append(predict(images).numpy()[keep])
-        labels.append(_labels(targets.numpy()[keep], scores[-1][:, outputs], outputs))
-    scores, labels = np.concatenate(scores), np.concatenate(labels)
+    scores, labels = _predictions(predict, batches, outputs)
     if (labels < 0).any():
         logging.warning("%d pictures without a label are not counted.", (labels < 0).sum())
     counted = np.flatnonzero(labels >= 0)
@@ -110,86 +147,60 @@ def evaluate(model, data, report_dir=None, *, split=None, batch_size=32, image_s
     return result
 
 
-def _labels(targets, scores, outputs):
-    """The model's output for each picture's label, of several the likeliest; -1 for none."""
-    best = np.where(targets > 0, scores, -1.0).argmax(1)
-    return np.where((targets > 0).any(1), outputs[best], -1)
+def _report_folder(path):
+    folder = files.local(path, "The folder of the report")
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"The report needs a folder; {folder} is a file.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
-def probabilities(model):
-    """A function from images to probabilities, whatever the last activation of the model is."""
-    layers.require_tensorflow("Evaluation")
-    logits = graph.logits_of(model)
-    pixels = layers.find_pixels(model)
-    sigmoid = pixels is not None and pixels.activation == "sigmoid"
+def _predictions(predict, batches, outputs):
+    """Probabilities `(n, classes)` and labels `(n,)` of all pictures of batches.
 
-    @tf.function(reduce_retracing=True)
-    def predict(images):
-        outputs = tf.cast(logits(images, training=False), tf.float32)
-        return tf.sigmoid(outputs) if sigmoid else tf.nn.softmax(outputs)
-
-    return predict
-
-
-def warn_of_small_pixels(images):
-    """Warns of a batch that looks like 0..1 where 0..255 is wanted."""
-    if float(np.max(images)) <= 1.0:
-        logging.warning(
-            "The largest pixel of the first batch is %.3g: models here take 0..255, not 0..1.",
-            float(np.max(images)),
-        )
-
-
-def match_classes(model, class_names):
-    """Finds the classes of data among those of a model, by name where the model knows names.
-
-    Returns:
-        The model's output for every class, int array, and the names of all outputs.
-
-    Raises:
-        ValueError: If a class is unknown to the model.
+    A label is the model's column for it; of several the likeliest; -1 for none.
     """
-    pixels = layers.find_pixels(model)
-    outputs = model.output_shape[-1]
-    own = pixels.class_names if pixels is not None else None
-    if not own:
-        if outputs != len(class_names):
-            raise ValueError(
-                f"The model has {outputs} outputs and no class names, the data has "
-                f"{len(class_names)} classes. Evaluate it on data with {outputs} classes."
-            )
-        return np.arange(outputs), tuple(class_names)
-    unknown = [name for name in class_names if name not in own]
-    if unknown:
-        raise ValueError(
-            f"The model does not know the class {unknown[0]!r}. Its classes: "
-            f"{', '.join(own[:10])}{' ...' if len(own) > 10 else ''}. Rename the class folder."
-        )
-    return np.array([own.index(name) for name in class_names]), tuple(own)
+    scores, labels = [], []
+    for number, (images, targets, mask) in enumerate(batches):
+        if number == 0:
+            warn_of_small_pixels(images)
+        keep = mask.numpy() > 0
+        targets = targets.numpy()[keep]
+        scores.append(by_class(predict(images))[keep])
+        best = np.where(targets > 0, scores[-1][:, outputs], -1.0).argmax(1)
+        labels.append(np.where((targets > 0).any(1), outputs[best], -1))
+    return np.concatenate(scores), np.concatenate(labels)
 
 
 def judge(scores, labels, class_names, split="test"):
     """Computes all numbers from probabilities `(n, classes)` and labels `(n,)`."""
-    from sklearn.metrics import confusion_matrix, log_loss
+    from sklearn.metrics import confusion_matrix, log_loss, recall_score
 
     count, classes = scores.shape
     best = np.argsort(-scores, axis=1, kind="stable")[:, : min(5, classes)]
     hits = best == labels[:, None]
     first, five = int(hits[:, 0].sum()), int(hits.any(1).sum())
     normal = scores / np.maximum(scores.sum(1, keepdims=True), 1e-12)
+    present, images = np.unique(labels, return_counts=True)
+    recalls = recall_score(labels, best[:, 0], labels=present, average=None, zero_division=0)
+    lowest = np.argsort(recalls, kind="stable")[:5]
     return Evaluation(
-        split,
-        count,
-        first / count,
-        five / count,
-        wilson(first, count),
-        wilson(five, count),
-        float(log_loss(labels, normal.clip(1e-7, 1), labels=np.arange(classes))),
-        calibration_error(scores.max(1), hits[:, 0]),
-        tuple(class_names),
-        confusion_matrix(labels, best[:, 0], labels=np.arange(classes)),
-        scores,
-        labels,
+        split=split,
+        images=count,
+        top1=first / count,
+        top5=five / count,
+        top1_interval=wilson(first, count),
+        top5_interval=wilson(five, count),
+        balanced_accuracy=float(recalls.mean()),
+        lowest_recalls=tuple(
+            (class_names[present[i]], float(recalls[i]), int(images[i])) for i in lowest
+        ),
+        loss=float(log_loss(labels, normal.clip(1e-7, 1), labels=np.arange(classes))),
+        calibration_error=calibration_error(scores.max(1), hits[:, 0]),
+        class_names=tuple(class_names),
+        confusion=confusion_matrix(labels, best[:, 0], labels=np.arange(classes)),
+        probabilities=scores,
+        labels=labels,
     )
 
 

@@ -56,6 +56,9 @@ def _page(title, result, figures):
     template = importlib.resources.files(__package__).joinpath("report.html")
     return string.Template(template.read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
+        recalls=html.escape(
+            ", ".join(f"{name} {recall:.1%} of {n}" for name, recall, n in result.lowest_recalls)
+        ),
         cards="".join(
             f'<div class="card"><b>{value}</b><span>{text}</span></div>'
             for value, text in _cards(result)
@@ -79,6 +82,7 @@ def _cards(result):
     return [
         (f"{result.top1:.1%}", f"top 1 {interval(*result.top1_interval)}"),
         (f"{result.top5:.1%}", f"top {five} {interval(*result.top5_interval)}"),
+        (f"{result.balanced_accuracy:.1%}", "balanced accuracy, the mean recall of the classes"),
         (f"{result.images:,}", "pictures, each once"),
         (f"{result.loss:.3f}", "cross-entropy, nats"),
         (f"{result.calibration_error:.3f}", "calibration error"),

@@ -6,22 +6,34 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from keras_effv2 import layers
+from keras_effv2 import graph, layers
 from keras_effv2.exporting.views import saved_models_in
 
 
 def write_card(folder, net, view, kind, labels):
+    """Writes `assets.extra/keras_effv2.json` and `assets.extra/MODEL_CARD.md` into an export.
+
+    Args:
+        folder: `pathlib.Path` of the SavedModel.
+        net: The model whose part was exported.
+        view: That part.
+        kind: `"classification"` or `"feature_vector"`.
+        labels: Names of the classes, or None.
+    """
     pixels = layers.find_pixels(net)
     contract = pixels.contract() if pixels is not None else {}
+    activation = contract.get("activation")
+    if kind == "classification":
+        activation = graph.activation_of(net) or activation
     card = {
         "version": 1,
         "variant": net.name,
         "kind": kind,
         "pixels": contract.get("pixels"),
-        "activation": contract.get("activation"),
+        "activation": activation,
         "classes": view.output_shape[-1] if kind == "classification" else None,
         "class_names": list(labels) if labels else None,
-        "image_size": contract.get("image_size"),
+        "image_size": net.inputs[0].shape[1] or contract.get("image_size"),
         "crop": contract.get("crop"),
         "resize": contract.get("resize"),
         "variables": [v.path for v in view.weights],
@@ -33,19 +45,25 @@ def write_card(folder, net, view, kind, labels):
 
 
 def _model_card(net, card):
-    size = card["image_size"] or "any"
+    _, height, width, _ = net.inputs[0].shape
+    size = "any batch and size" if height is None else f"any batch, {height} x {width} pixels alone"
+    made_for = f"{card['image_size']} x {card['image_size']}" if card["image_size"] else "any"
     count = sum(int(np.prod(v.shape)) for v in net.weights)
     side = card["image_size"] or 224
-    cost = f"{multiply_adds(net, side) / 1e9:.3g} billion at {side} x {side}"
+    sides = (height or side, width or side)
+    cost = f"{multiply_adds(net, *sides) / 1e9:.3g} billion at {sides[0]} x {sides[1]}"
     if saved_models_in(net):
         cost += ", without those of the SavedModel inside"
+    output = f"logits of {card['classes']} classes" if card["classes"] else "pooled features"
+    if card["classes"] == 1:
+        output = "one logit, whose sigmoid is the probability of the second of two classes"
     return f"""# {card["variant"]}, {card["kind"]}
 
 * Parameters: {count:,}
 * Multiply-adds: {cost}
-* Input: RGB images, float32 in [0, 1], any batch and size; made for {size} x {size} pixels
+* Input: RGB images, float32 in [0, 1], {size}; made for {made_for} pixels
   (crop {card["crop"]}, resize {card["resize"]}). Normalisation is inside ({card["pixels"]}).
-* Output: {"logits of " + str(card["classes"]) + " classes" if card["classes"] else "pooled features"}
+* Output: {output}
 * Training data, evaluation: fill in what you measured.
 * Licence: fill in yours; released ImageNet weights are Apache-2.0.
 
@@ -58,12 +76,12 @@ layer = keras_effv2.HubLayer(path, trainable=True)      # Keras 3
 """
 
 
-def multiply_adds(model, side):
-    """Counts the multiply-adds of convolutions and matrix products on one square image.
+def multiply_adds(model, height, width):
+    """Counts the multiply-adds of convolutions and matrix products on one image.
 
     What happens inside nested SavedModels is not counted.
     """
-    image = tf.TensorSpec((1, side, side, model.inputs[0].shape[-1]), tf.float32)
+    image = tf.TensorSpec((1, height, width, model.inputs[0].shape[-1]), tf.float32)
     traced = tf.function(lambda x: model(x, training=False)).get_concrete_function(image)
     total = 0
     for op in traced.graph.get_operations():

@@ -5,7 +5,7 @@ import collections
 import keras
 import numpy as np
 
-from keras_effv2 import graph
+from keras_effv2 import graph, layers
 
 
 def fold(model):
@@ -13,7 +13,8 @@ def fold(model):
 
     A normalisation that follows a convolution or dense layer, and is all that follows it, goes into
     that layer. One that only feeds a 1x1 convolution goes into that one. Others stay: across a
-    padding the constant would be wrong at the border. So do layers that are called twice.
+    padding the constant would be wrong at the border. So do layers that are called twice, quantised
+    layers, layers with LoRA and layers of somebody's own kind.
 
     Args:
         model: A functional `keras.Model`.
@@ -21,32 +22,8 @@ def fold(model):
     Returns:
         A new model for inference.
     """
-    calls = graph.calls(model)
-    times = collections.Counter(id(operation) for operation, _, _ in calls)
-    makers = {id(x): operation for operation, _, made in calls for x in made}
-    readers = {}
-    for operation, given, _ in calls:
-        for tensor in given:
-            readers.setdefault(id(tensor), []).append(operation)
-    outputs = {id(tensor) for tensor in model.outputs}
-
-    def only_reader(tensor):
-        found = readers.get(id(tensor), ())
-        return found[0] if len(found) == 1 and id(tensor) not in outputs else None
-
-    before, after = {}, {}  # name of the linear layer -> the normalisation
-    folded = set()
-    for norm, (given, *_), (made, *_) in calls:
-        if not isinstance(norm, keras.layers.BatchNormalization) or times[id(norm)] > 1:
-            continue
-        source, reader = makers.get(id(given)), only_reader(made)
-        if _is_linear(source) and times[id(source)] == 1 and only_reader(given) is norm:
-            after[source.name] = norm
-        elif _is_pointwise(reader) and times[id(reader)] == 1:
-            before[reader.name] = norm
-        else:
-            continue
-        folded.add(norm.name)
+    before, after = _neighbours(model)
+    folded = {norm.name for norm in (*before.values(), *after.values())}
 
     def clone(layer):
         config = layer.get_config()
@@ -60,23 +37,55 @@ def fold(model):
     for layer in model.layers:
         if layer.name in folded or not layer.weights:
             continue
-        if layer.name not in before and layer.name not in after:
-            lean.get_layer(layer.name).set_weights(layer.get_weights())
-            continue
-        kernel, *bias = (w.astype("float64") for w in layer.get_weights())
-        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-        channels = kernel.shape[2] * kernel.shape[3] if depthwise else kernel.shape[-1]
-        bias = bias[0] if bias else np.zeros(channels)
-        if layer.name in before:
-            gain, shift = _affine(before[layer.name])
-            bias = bias + shift @ kernel.reshape(-1, channels)
-            kernel = kernel * gain[:, None]
-        if layer.name in after:
-            gain, shift = _affine(after[layer.name])
-            kernel = kernel * (gain.reshape(kernel.shape[2:]) if depthwise else gain)
-            bias = bias * gain + shift
-        lean.get_layer(layer.name).set_weights([kernel, bias])
+        weights = layer.get_weights()
+        if layer.name in before or layer.name in after:
+            weights = _merged(layer, weights, before.get(layer.name), after.get(layer.name))
+        lean.get_layer(layer.name).set_weights(weights)
     return lean
+
+
+def _neighbours(model):
+    """Name of a layer -> the normalisation that goes into it: those before it, those after it."""
+    calls = graph.calls(model)
+    times = collections.Counter(id(operation) for operation, _, _ in calls)
+    makers = {id(x): operation for operation, _, made in calls for x in made}
+    readers = {}
+    for operation, given, _ in calls:
+        for tensor in given:
+            readers.setdefault(id(tensor), []).append(operation)
+    outputs = {id(tensor) for tensor in model.outputs}
+
+    def only_reader(tensor):
+        found = readers.get(id(tensor), ())
+        return found[0] if len(found) == 1 and id(tensor) not in outputs else None
+
+    before, after = {}, {}
+    for norm, (given, *_), (made, *_) in calls:
+        if type(norm) not in _NORMS or times[id(norm)] > 1:
+            continue
+        source, reader = makers.get(id(given)), only_reader(made)
+        if _is_linear(source) and times[id(source)] == 1 and only_reader(given) is norm:
+            after[source.name] = norm
+        elif _is_pointwise(reader) and times[id(reader)] == 1:
+            before[reader.name] = norm
+    return before, after
+
+
+def _merged(layer, weights, before, after):
+    """Kernel and bias of a layer with the normalisations before and after it."""
+    kernel, *bias = (w.astype("float64") for w in weights)
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    channels = kernel.shape[2] * kernel.shape[3] if depthwise else kernel.shape[-1]
+    bias = bias[0] if bias else np.zeros(channels)
+    if before is not None:
+        gain, shift = _affine(before)
+        bias = bias + shift @ kernel.reshape(-1, channels)
+        kernel = kernel * gain[:, None]
+    if after is not None:
+        gain, shift = _affine(after)
+        kernel = kernel * (gain.reshape(kernel.shape[2:]) if depthwise else gain)
+        bias = bias * gain + shift
+    return [kernel, bias]
 
 
 class _Folded(keras.layers.Layer):
@@ -86,14 +95,33 @@ class _Folded(keras.layers.Layer):
         return inputs
 
 
+# by their exact class: what somebody derives from them may compute something else
+_NORMS = (keras.layers.BatchNormalization, layers.BatchNormalization)
+_CONVOLUTIONS = (keras.layers.Conv2D, layers.Conv2D)
+_LINEAR = (
+    *_CONVOLUTIONS,
+    keras.layers.DepthwiseConv2D,
+    layers.DepthwiseConv2D,
+    keras.layers.Dense,
+)
+
+
 def _is_linear(layer):
-    kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
-    return isinstance(layer, kinds) and layer.activation is keras.activations.linear
+    return (
+        type(layer) in _LINEAR
+        and layer.activation is keras.activations.linear
+        and getattr(layer, "quantization_mode", None) is None
+        and not getattr(layer, "lora_enabled", False)
+    )
 
 
 def _is_pointwise(layer):
-    one = isinstance(layer, keras.layers.Conv2D) and tuple(layer.kernel_size) == (1, 1)
-    return one and layer.groups == 1
+    return (
+        type(layer) in _CONVOLUTIONS
+        and tuple(layer.kernel_size) == (1, 1)
+        and layer.groups == 1
+        and not layer.lora_enabled
+    )
 
 
 def _affine(norm):

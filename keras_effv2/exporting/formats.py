@@ -3,39 +3,41 @@
 import dataclasses
 import json
 import os
-import pathlib
 import warnings
 
+import keras
 import numpy as np
+import numpy.typing
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import graph, layers
+from keras_effv2 import files, graph, layers
 from keras_effv2.exporting.folding import fold
-from keras_effv2.exporting.verification import compare, in_place
-from keras_effv2.exporting.views import check_outputs, constant_rates, saved_models_in
+from keras_effv2.exporting.verification import Report, compare, in_place, is_exact
+from keras_effv2.exporting.views import any_size, constant_rates, saved_models_in
 
 FORMATS = ("saved_model", "tflite", "onnx")
 
 
 def export(
-    model,
-    path,
-    format="saved_model",
-    fold_batch_norm=True,
+    model: keras.Model,
+    path: str | os.PathLike,
+    format: str = "saved_model",
+    fold_batch_norm: bool = True,
     *,
-    quantize=None,
-    images=None,
-    min_agreement=0.95,
-    force=False,
-):
+    quantize: str | None = None,
+    images: numpy.typing.ArrayLike | None = None,
+    min_agreement: float = 0.95,
+    force: bool = False,
+) -> Report:
     """Writes a model for inference only, and measures what it costs and how far it drifts.
 
-    The input stays the model's: pixels 0..255, float32. (Only `export_hub` takes [0, 1].)
+    The input stays the model's: pixels 0..255, float32. (Only `export_hub` takes [0, 1].) A model
+    that computes one size alone, such as one with `Flatten`, is exported at that size.
 
     Args:
         model: A functional `keras.Model` with one image input.
-        path: Folder (SavedModel) or file to write.
+        path: Local folder (SavedModel) or file to write.
         format: `"saved_model"`, `"tflite"` or `"onnx"`.
         fold_batch_norm: Whether to merge batch normalisation into convolutions.
         quantize: None, `"float16"` or `"int8"`; TFLite only.
@@ -50,44 +52,35 @@ def export(
         A `Report`; it is also written into `assets.extra/export.json` or `FILE.json`.
 
     Raises:
-        ValueError: If format and quantize do not fit, or an int8 export agrees too little.
+        ValueError: If format and quantize do not fit, an int8 export agrees too little, or `path`
+            is no local path.
         FileExistsError: If `path` exists.
         ImportError: If a converter is not installed; says which.
-        RuntimeError: If the written model computes something else; nothing is left then.
+        RuntimeError: If the written model computes something else, or the converter does not know
+            an operation of the model; nothing is left then.
+
+    Example:
+
+    >>> import tempfile
+    >>> inputs = keras.Input((None, None, 3))
+    >>> x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
+    >>> model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
+    >>> report = export(model, tempfile.mkdtemp() + "/pets", images=np.zeros((1, 64, 64, 3)))
+    >>> report.format, report.max_drift < 1e-4
+    ('saved_model', True)
     """
-    if format not in FORMATS:
-        raise ValueError(f"`format` is one of {', '.join(FORMATS)}. Received: {format!r}.")
-    if quantize not in (None, "float16", "int8") or (quantize and format != "tflite"):
-        raise ValueError(
-            "`quantize` is None, 'float16' or 'int8', and goes with format='tflite'. Received: "
-            f"quantize={quantize!r}, format={format!r}."
-        )
+    _check_arguments(format, quantize)
     layers.require_tensorflow("Export")
-    check_outputs(model)
+    place = files.local(path, "The place of an export")
+    graph.check_outputs(model)
     layers.check_preprocessing(model)
-    net = model if graph.is_dynamic(model) else graph.dynamic_clone(model)
-    pixels = layers.find_pixels(net)
-    if images is None:
-        size = (pixels and pixels.image_size) or 224
-        shape = (16, size, size, net.inputs[0].shape[-1])
-        images = np.random.default_rng(0).uniform(0, 255, shape)
-    images = np.asarray(images, "float32")
-    channels = net.inputs[0].shape[-1]
-    if images.ndim != 4 or not len(images) or images.shape[-1] != channels:
-        raise ValueError(
-            f"`images` is an array (n, height, width, {channels}), 0..255. Received shape: "
-            f"{images.shape}."
-        )
+    images = _images(model, images)
+    net = any_size(model)
     lean = fold(net) if fold_batch_norm else net
-    with constant_rates(net), in_place(path) as target:
-        run = _WRITERS[format](lean, target, quantize, images)
-        report, scale = compare(net, run, images, path, format, target)
-        # EfficientNetV2-B0 with its ImageNet weights drifts by 3e-6 in float32, 0.1 in bfloat16
-        if quantize is None and not report.rms_drift <= 0.3 * scale:  # not a number either
-            raise RuntimeError(
-                f"The export's outputs differ from the model's by {report.rms_drift:.2g}, and those "
-                f"are {scale:.2g} large (RMS); it was not written. Try fold_batch_norm=False."
-            )
+    with constant_rates(net), in_place(place) as target:
+        run = _converted(_WRITERS[format], lean, target, quantize, images)
+        report, scale = compare(model, run, images, place, format, target)
+        _check_drift(report, scale, quantize, is_exact(model))
         if quantize == "int8" and report.top1_agreement < min_agreement and not force:
             raise ValueError(
                 f"The int8 export keeps the best class of {report.top1_agreement:.1%} of the "
@@ -98,10 +91,68 @@ def export(
         if target.is_dir():
             (target / "assets.extra").mkdir(exist_ok=True)
             (target / "assets.extra" / "export.json").write_text(text, encoding="utf-8")
-    if pathlib.Path(path).is_file():
-        pathlib.Path(f"{path}.json").write_text(text, encoding="utf-8")
+    if place.is_file():
+        files.write_whole(f"{place}.json", text)
     logging.info("%s", report)
     return report
+
+
+def _check_arguments(format, quantize):
+    if format not in FORMATS:
+        raise ValueError(f"`format` is one of {', '.join(FORMATS)}. Received: {format!r}.")
+    if quantize not in (None, "float16", "int8") or (quantize and format != "tflite"):
+        raise ValueError(
+            "`quantize` is None, 'float16' or 'int8', and goes with format='tflite'. Received: "
+            f"quantize={quantize!r}, format={format!r}."
+        )
+
+
+def _images(model, images):
+    """The images to compare on, float32, of a size that the model takes."""
+    _, height, width, channels = model.inputs[0].shape
+    if images is None:
+        pixels = layers.find_pixels(model)
+        side = (pixels and pixels.image_size) or 224
+        shape = (16, height or side, width or side, channels)
+        images = np.random.default_rng(0).uniform(0, 255, shape)
+    images = np.asarray(images, "float32")
+    fits = images.ndim == 4 and all(
+        own in (None, side) for own, side in zip((height, width, channels), images.shape[1:])
+    )
+    if not fits or not len(images):
+        size = (height or "height", width or "width", channels)
+        raise ValueError(
+            f"`images` is an array (n, {', '.join(map(str, size))}), 0..255. Received shape: "
+            f"{images.shape}."
+        )
+    return images
+
+
+def _check_drift(report, scale, quantize, exact):
+    """Refuses what computes something else.
+
+    EfficientNetV2-B0 with its ImageNet weights drifts by 3e-6 in float32, 0.1 in bfloat16.
+    """
+    limit = 1e-3 if exact else 0.3
+    if quantize is None and not report.rms_drift <= limit * scale:  # not a number either
+        raise RuntimeError(
+            f"The export's outputs differ from the model's by {report.rms_drift:.2g}, and those "
+            f"are {scale:.2g} large (RMS); it was not written. Try fold_batch_norm=False."
+        )
+
+
+def _converted(write, lean, target, quantize, images):
+    """Runs a writer; what a converter of another project raises becomes one sentence."""
+    try:
+        return write(lean, target, quantize, images)
+    except (ImportError, OSError, MemoryError):
+        raise
+    except Exception as error:  # of any class, from any depth of the converter
+        last = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RuntimeError(
+            f"{lean.name} could not be converted: {last[:300]}. Nothing was written; try another "
+            "format, or a model without layers of its own kind."
+        ) from error
 
 
 def _inference(net):
@@ -115,7 +166,7 @@ def _inference(net):
         outputs, _ = net.stateless_call(*constants, inputs, training=False)
         return {"outputs": tf.cast(outputs, tf.float32)}
 
-    spec = tf.TensorSpec((None, None, None, net.inputs[0].shape[-1]), tf.float32, name="inputs")
+    spec = tf.TensorSpec(tuple(net.inputs[0].shape), tf.float32, name="inputs")
     return tf.function(compute, [spec])
 
 

@@ -1,17 +1,19 @@
 """Reusable SavedModels, which TF Hub's users can fine-tune."""
 
-import pathlib
+import os
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
-from keras_effv2 import graph, layers
+from keras_effv2 import files, graph, layers
 from keras_effv2.exporting.card import write_card
 from keras_effv2.exporting.verification import in_place, verify
 from keras_effv2.exporting.views import (
+    any_size,
     check_head,
-    check_outputs,
     constant_rates,
+    labels_of,
     pooled,
     pyramid_of,
     saved_models_in,
@@ -21,7 +23,12 @@ from keras_effv2.exporting.views import (
 KINDS = ("classification", "feature_vector")
 
 
-def export_hub(model, path, kind="classification", labels=None):
+def export_hub(
+    model: keras.Model,
+    path: str | os.PathLike,
+    kind: str = "classification",
+    labels: Sequence[str] | None = None,
+) -> str:
     """Writes a reusable SavedModel that TF Hub's users can fine-tune.
 
     The loaded object is callable with images float32 in [0, 1], `(batch, height, width, channels)`
@@ -31,68 +38,66 @@ def export_hub(model, path, kind="classification", labels=None):
     feature maps `reduction_1` .. `reduction_5`, in inference mode.
 
     A model without a `Pixels` layer is given 0..255, or [0, 1] where a `HubLayer` takes its input.
+    A model that computes one size alone, such as one with `Flatten`, is exported at that size.
 
     Args:
         model: A functional `keras.Model` with one image input.
-        path: Folder to write, or a name that ends in `.tar.gz`, in the layout of TF Hub and Kaggle.
+        path: Local folder to write, or a name that ends in `.tar.gz`, in the layout of TF Hub and
+            Kaggle.
         kind: `"classification"` gives logits, `"feature_vector"` the pooled features.
         labels: Names of the classes; None takes those that the model carries.
 
     Returns:
-        The path, when a fresh process has loaded the export and found the same outputs.
+        The path, when a fresh process has loaded the export and found what the model computes.
 
     Raises:
-        ValueError: If `kind` is unknown or the model does not have it.
+        ValueError: If `kind` is unknown or the model does not have it, or `path` is no local path.
         FileExistsError: If `path` exists.
         RuntimeError: If the written model computes something else; nothing is left then.
+
+    Example:
+
+    >>> import tempfile
+    >>> inputs = keras.Input((None, None, 3))
+    >>> x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
+    >>> model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
+    >>> path = export_hub(model, tempfile.mkdtemp() + "/pets", labels=["cat", "dog"])
+    >>> tf.saved_model.load(path)(tf.zeros((1, 64, 64, 3))).shape
+    TensorShape([1, 2])
 
     Source: https://www.tensorflow.org/hub/reusable_saved_models
     """
     if kind not in KINDS:
         raise ValueError(f"`kind` is one of {', '.join(KINDS)}. Received: {kind!r}.")
     layers.require_tensorflow("Export")
+    place = files.local(path, "The place of an export")
     if kind == "classification":
-        check_outputs(model)
+        graph.check_outputs(model)
         check_head(model)
-    net = model if graph.is_dynamic(model) else graph.dynamic_clone(model)
-    pixels = layers.find_pixels(net)
-    if labels is None and pixels is not None:
-        labels = pixels.class_names
+    net = any_size(model)
     view = graph.logits_of(net) if kind == "classification" else pooled(net)
-    if labels is not None and kind == "classification" and len(labels) != view.output_shape[-1]:
-        raise ValueError(
-            f"There are {len(labels)} labels for {view.output_shape[-1]} classes. Give one a class."
-        )
-    with constant_rates(net), in_place(path) as folder:
-        root = _reusable(net, view, labels, folder)
+    labels = labels_of(model, kind, labels)
+    with constant_rates(net), in_place(place) as folder:
+        root = _reusable(net, view)
+        if labels is not None:
+            file = folder.parent / "labels.txt"
+            file.write_text("\n".join(labels) + "\n", encoding="utf-8")
+            root.labels = tf.saved_model.Asset(str(file))
         # the first trace becomes the default of calls without `training`
         signatures = {"serving_default": root.serve}
         if hasattr(root, "features"):
             signatures["features"] = root.features
         tf.saved_model.save(root, str(folder), signatures=signatures)
         write_card(folder, net, view, kind, labels)
-        verify(folder, root, net.inputs[0].shape[-1])
-    return str(path)
+        verify(folder, model, net, view if kind == "feature_vector" else None)
+    return str(place)
 
 
-def _reusable(net, view, labels, folder):
+def _reusable(net, view):
     """The object that is saved: TF Hub's interface around a Keras model."""
-    channels = net.inputs[0].shape[-1]
-    pixels = layers.find_pixels(net)
-
     pyramid = pyramid_of(net)
-    whole = keras.Model(net.inputs, {"outputs": view.outputs[0], **pyramid})
-
-    def compute(images, training):
-        if not takes_hub_images(net):
-            images = images * 255.0
-        if pixels is not None and not pixels.enabled:
-            images = layers.normalize(images, pixels.pixels)
-        with layers.portable():  # whoever loads it may have other devices
-            outputs = whole(images, training=training)
-        return {key: tf.cast(x, tf.float32) for key, x in outputs.items()}
-
-    spec = tf.TensorSpec((None, None, None, channels), tf.float32, name="inputs")
+    compute = _from_hub_images(net, {"outputs": view.outputs[0], **pyramid})
+    spec = tf.TensorSpec(tuple(net.inputs[0].shape), tf.float32, name="inputs")
 
     # each graph is written once, however many functions call it
     infer = tf.function(lambda inputs: compute(inputs, False), [spec])
@@ -115,17 +120,30 @@ def _reusable(net, view, labels, folder):
         )
     root.variables = [v.value for v in view.weights]
     root.trainable_variables = [v.value for v in view.trainable_weights]
-    root._modules = saved_models_in(net)
     root.regularization_losses = [
         _penalty(v) for v in view.trainable_weights if getattr(v, "regularizer", None) is not None
     ]
     weights = {id(v) for v in net.weights}
     root._seeds = [v.value for v in net.variables if id(v) not in weights]
-    if labels is not None:
-        file = pathlib.Path(folder).parent / "labels.txt"
-        file.write_text("\n".join(labels) + "\n", encoding="utf-8")
-        root.labels = tf.saved_model.Asset(str(file))
+    root._modules = saved_models_in(net)
     return root
+
+
+def _from_hub_images(net, outputs):
+    """A function from images in [0, 1] and `training` to a dictionary of float32 outputs."""
+    pixels = layers.find_pixels(net)
+    whole = keras.Model(net.inputs, outputs)
+
+    def compute(images, training):
+        if not takes_hub_images(net):
+            images = images * 255.0
+        if pixels is not None and not pixels.enabled:
+            images = layers.normalize(images, pixels.pixels)
+        with layers.portable():  # whoever loads it may have other devices
+            outputs = whole(images, training=training)
+        return {key: tf.cast(x, tf.float32) for key, x in outputs.items()}
+
+    return compute
 
 
 def _penalty(weight):

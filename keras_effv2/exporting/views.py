@@ -3,41 +3,77 @@
 import contextlib
 
 import keras
+from absl import logging
 
 from keras_effv2 import graph, layers
 
-
-def check_outputs(model):
-    """Refuses a model of several inputs or outputs, or of maps, before anything is written."""
-    outputs = model.outputs
-    if len(model.inputs) != 1 or len(outputs) != 1 or len(outputs[0].shape) != 2:
-        raise ValueError(
-            f"Model {model.name!r} has {len(model.inputs)} inputs and outputs of shapes "
-            f"{', '.join(str(tuple(x.shape)) for x in outputs)}; exports are of models with one "
-            "image and one output (batch, n). Build it without `features`, or with pooling='avg'."
-        )
+_POOLING = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
 
 
 def check_head(model):
     """Refuses a model whose outputs are features, no classes."""
-    pooled = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
-    if isinstance(model.layers[-1], pooled):
+    if isinstance(model.layers[-1], _POOLING):
         raise ValueError(
             f"Model {model.name!r} ends in its pooled features, so it has no classes: export it "
             "with kind='feature_vector'."
         )
 
 
+def any_size(model):
+    """The model on pictures of any size, where it computes them; else the model itself."""
+    if graph.is_dynamic(model):
+        return model
+    _, height, width, channels = model.inputs[0].shape
+    try:
+        clone = graph.dynamic_clone(model)
+        other = (1, (height or 64) + 32, (width or 64) + 64, channels)
+        clone.compute_output_spec(keras.KerasTensor(other))
+    except (ValueError, TypeError):
+        logging.info("%s is exported for %s x %s pixels alone.", model.name, height, width)
+        return model
+    return clone
+
+
+def labels_of(model, kind, labels):
+    """The names to export: those given, else the model's own if they are those of this head.
+
+    Raises:
+        ValueError: If there are too many or too few, or one does not fit into a line.
+    """
+    if labels is None and kind == "classification":
+        labels = graph.said_of_head(model, "class_names")
+    elif labels is None:
+        pixels = layers.find_pixels(model)
+        labels = pixels.class_names if pixels is not None else None
+    if labels is None:
+        return None
+    count = model.outputs[0].shape[-1]
+    if kind == "classification" and len(labels) not in (count, max(2, count)):
+        raise ValueError(f"There are {len(labels)} labels for {count} classes. Give one a class.")
+    for name in labels:
+        if len(f"{name}.".splitlines()) > 1:
+            raise ValueError(
+                f"The label {name!r} has a line break, and labels.txt has one label a line. Give "
+                "`labels` without line breaks, or rename the class."
+            )
+    return labels
+
+
 def pooled(net):
     """The model up to its pooled features `(batch, channels)`."""
-    if len(net.output_shape) == 2 and not isinstance(graph.head_of(net), keras.layers.Dense):
+    head = graph.head_of(net)
+    is_pooled = isinstance(head, (*_POOLING, keras.layers.Dropout, layers.Dropout))
+    if len(net.output_shape) == 2 and (is_pooled or hasattr(head, "module")):
         return net
     for layer, _, (made, *_) in reversed(graph.calls(net)):
-        if isinstance(layer, keras.layers.GlobalAveragePooling2D) and len(made.shape) == 2:
-            return keras.Model(net.inputs, made)
+        if isinstance(layer, _POOLING) and len(made.shape) == 2:
+            with contextlib.suppress(ValueError):  # something goes round it
+                keras.Model(made, net.outputs[0])
+                return keras.Model(net.inputs, made)
+            break
     raise ValueError(
-        f"Model {net.name!r} has no layer GlobalAveragePooling2D of its own, so there is no feature "
-        "vector. Build it with include_top=True or pooling='avg'."
+        f"Model {net.name!r} has no layer GlobalAveragePooling2D of its own through which all goes, "
+        "so there is no feature vector. Build it with include_top=True or pooling='avg'."
     )
 
 

@@ -327,8 +327,8 @@ _DOCSTRING = """Builds {variant.name}. {family.title}.
             `"avg"` or `"max"` the vector `(batch, channels)`.
         classes: Number of outputs. None gives the head of the weights, or 1000 without weights;
             another number than the weights' builds a fresh head and says so.
-        classifier_activation: Activation of the head; None gives logits. Evaluation reads the head
-            of the weights as it was trained, a fresh one as a softmax, or a sigmoid if this is one.
+        classifier_activation: Activation of the head. None gives logits, which evaluation reads as
+            the head of the weights was trained (21k: sigmoids), those of a fresh one as a softmax.
         include_preprocessing: Whether the model takes pixels 0..255 and normalises them itself.
             If not, call `preprocess_input(x, model=model)` first.
         name: Name of the model. Over an `input_tensor` the layers are prefixed `NAME_`.

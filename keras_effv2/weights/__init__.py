@@ -1,7 +1,8 @@
 """Released checkpoints, and a loader that loads everything or raises."""
 
 from keras_effv2.files import unpack
-from keras_effv2.weights.download import home, is_offline, resolve_hub
+from keras_effv2.weights.download import home, is_offline
+from keras_effv2.weights.handles import is_remote, resolve_hub
 from keras_effv2.weights.loading import assign, convert, download, open_checkpoint
 from keras_effv2.weights.readers import Checkpoint, read
 from keras_effv2.weights.table import CHECKPOINTS, STORAGE, Row, list_weights
@@ -16,6 +17,7 @@ __all__ = [
     "download",
     "home",
     "is_offline",
+    "is_remote",
     "list_weights",
     "open_checkpoint",
     "read",

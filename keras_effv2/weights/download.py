@@ -16,27 +16,6 @@ from keras_effv2.files import digest, locked, write_whole
 from keras_effv2.weights.table import STORAGE
 
 
-def resolve_hub(handle):
-    """The local folder of a remote SavedModel, which `tensorflow_hub` fetches or has kept.
-
-    Raises:
-        ImportError: If `tensorflow_hub` is not installed.
-        OSError: If it cannot be fetched, or offline mode forbids it.
-    """
-    try:
-        import tensorflow_hub
-    except ImportError:
-        raise ImportError(
-            f"Fetching {handle} needs tensorflow_hub: pip install 'keras_effv2[hub]'."
-        ) from None
-    if is_offline():
-        raise OSError(f"{handle} is remote and KERAS_EFFV2_OFFLINE is set. Unset it.")
-    try:
-        return tensorflow_hub.resolve(handle)
-    except Exception as error:  # whatever the resolver of the day raises
-        raise OSError(f"{handle} could not be fetched: {error}.") from error
-
-
 def home():
     """The folder that keeps downloads: `KERAS_EFFV2_HOME`, else `~/.keras/keras_effv2`."""
     default = pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras") / "keras_effv2"

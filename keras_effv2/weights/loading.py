@@ -11,7 +11,8 @@ from absl import logging
 
 from keras_effv2.files import digest, expand, local, replacing
 from keras_effv2.weights import hugging_face
-from keras_effv2.weights.download import fetch, resolve_hub
+from keras_effv2.weights.download import fetch
+from keras_effv2.weights.handles import resolve_hub
 from keras_effv2.weights.readers import BATCH_NORM, read
 from keras_effv2.weights.table import CHECKPOINTS, list_weights
 

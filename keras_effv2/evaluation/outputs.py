@@ -1,0 +1,107 @@
+"""What a model's outputs say: probabilities, of which classes."""
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from keras_effv2 import graph, layers
+
+
+def probabilities(model):
+    """A function from images to probabilities, by the head that the model has.
+
+    The outputs of a softmax or sigmoid are probabilities already, the same as of `model.predict`.
+    One logit is that of a sigmoid. Of several logits the model's `Pixels` layer says whether they
+    are a softmax's or sigmoids', where it knows this head; else they are a softmax's.
+
+    Args:
+        model: A `keras.Model` from images to one vector `(batch, outputs)`.
+
+    Returns:
+        A function from images `(n, height, width, channels)`, as the model takes them, to a float32
+        tensor `(n, outputs)`. It raises `ValueError` where the model gives numbers that are not
+        finite.
+
+    Raises:
+        ValueError: If it is unknown what the outputs are.
+    """
+    layers.require_tensorflow("Evaluation")
+    graph.check_outputs(model)
+    own = graph.activation_of(model)
+    count = model.outputs[0].shape[-1]
+    if own == "softmax" and count == 1:
+        raise ValueError(
+            f"Model {model.name!r} ends in a softmax over one output, which is 1 whatever the "
+            "picture. Let it end in a sigmoid, or in a softmax over two outputs."
+        )
+    wanted = {"softmax": tf.identity, "sigmoid": tf.identity, None: tf.nn.softmax}[own]
+    if own is None and (count == 1 or graph.said_of_head(model, "activation") == "sigmoid"):
+        wanted = tf.sigmoid
+
+    @tf.function(reduce_retracing=True)
+    def compute(images):
+        return wanted(tf.cast(model(images, training=False), tf.float32))
+
+    def predict(images):
+        scores = compute(images)
+        if not np.isfinite(scores).all():
+            raise ValueError(f"Model {model.name!r} gives no numbers (NaN): {_cause(model)}")
+        return scores
+
+    return predict
+
+
+def _cause(model):
+    for weight in model.weights:
+        if "float" in str(weight.dtype) and not np.isfinite(np.float32(weight.numpy())).all():
+            return (
+                f"its weight {weight.path} holds NaN or infinity. The training has diverged, or the "
+                "file is damaged: take an earlier one."
+            )
+    return "its weights are finite, so the pictures are not, or float16 is too small for them."
+
+
+def by_class(scores):
+    """Probabilities `(n, classes)`; the one output of two classes is that of the second class."""
+    scores = np.asarray(scores)
+    return np.hstack([1 - scores, scores]) if scores.shape[1] == 1 else scores
+
+
+def match_classes(model, class_names):
+    """Finds the classes of data among those of a model, by name where the model knows names.
+
+    Args:
+        model: A `keras.Model` from images to one vector. One output stands for two classes.
+        class_names: Names of the data's classes.
+
+    Returns:
+        For every class its column in what `by_class` gives, int array, and the names of the columns.
+
+    Raises:
+        ValueError: If a class is unknown to the model, or the numbers differ.
+    """
+    count = max(2, model.outputs[0].shape[-1])
+    own = graph.said_of_head(model, "class_names")
+    if not own:
+        if count != len(class_names):
+            raise ValueError(
+                f"The model has {model.outputs[0].shape[-1]} outputs and no class names, the data "
+                f"has {len(class_names)} classes. Evaluate it on data with {count} classes."
+            )
+        return np.arange(count), tuple(class_names)
+    unknown = [name for name in class_names if name not in own]
+    if unknown:
+        raise ValueError(
+            f"The model does not know the class {unknown[0]!r}. Its classes: "
+            f"{', '.join(own[:10])}{' ...' if len(own) > 10 else ''}. Rename the class folder."
+        )
+    return np.array([own.index(name) for name in class_names]), tuple(own)
+
+
+def warn_of_small_pixels(images):
+    """Warns of a batch that looks like 0..1 where 0..255 is wanted."""
+    if float(np.max(images)) <= 1.0:
+        logging.warning(
+            "The largest pixel of the first batch is %.3g: models here take 0..255, not 0..1.",
+            float(np.max(images)),
+        )

@@ -1,0 +1,203 @@
+"""Handles of published SavedModels: TF Hub, Kaggle, Hugging Face. The caches come first.
+
+| handle | found in the caches of | fetched by |
+| --- | --- | --- |
+| `https://tfhub.dev/...`, any other `https://....tar.gz` | tensorflow_hub, kagglehub | tensorflow_hub |
+| `owner/model/tensorFlow2/variation[/version]`, `https://www.kaggle.com/models/...` | the same | kagglehub |
+| `hf://owner/repository[@revision]` | huggingface_hub | huggingface_hub |
+| a folder | itself | |
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import re
+
+from keras_effv2.weights.download import home, is_offline
+
+_KAGGLE = re.compile(
+    r"(?:https?://(?:www\.)?kaggle\.com/models/)?(?P<owner>[\w-]+)/(?P<model>[\w-][\w.-]*)/"
+    r"(?:frameworks/)?tensorflow(?P<framework>[12])/(?:variations/)?(?P<variation>[\w-][\w.-]*)"
+    r"(?:/(?:versions/)?(?P<version>\d+))?/?",
+    re.IGNORECASE,
+)
+_HUGGING_FACE = re.compile(
+    r"hf://(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w-][\w./-]*))?/?"
+)
+# the models of this package have moved from tfhub.dev to Kaggle
+_TF_HUB = re.compile(
+    r"https?://tfhub\.dev/google/imagenet/efficientnet_v2_(?P<name>\w+)/(?P<kind>\w+)/(?P<version>\d+)"
+)
+
+
+def is_remote(handle):
+    """Whether a handle names something elsewhere: an address, or a Kaggle handle.
+
+    Example:
+
+    >>> is_remote("google/efficientnet-v2/tensorFlow2/imagenet1k-b0-feature-vector/2")
+    True
+    >>> is_remote("exports/flowers")
+    False
+    """
+    return "://" in handle or bool(_KAGGLE.fullmatch(handle) and not os.path.exists(handle))
+
+
+def resolve_hub(handle):
+    """The local folder of a SavedModel: out of a cache, or fetched into one.
+
+    Caches are those under `KERAS_EFFV2_HOME`, and those of `tensorflow_hub`, `kagglehub` and
+    `huggingface_hub` where their own variables (`TFHUB_CACHE_DIR`, `KAGGLEHUB_CACHE`, `HF_HUB_CACHE`,
+    `HF_HOME`) or defaults say.
+
+    Args:
+        handle: As the table above shows.
+
+    Returns:
+        Path of a folder with `saved_model.pb`.
+
+    Raises:
+        ValueError: If the handle is of no known form.
+        ImportError: If the package that fetches it is not installed.
+        OSError: If it cannot be fetched, or is in no cache and `KERAS_EFFV2_OFFLINE` is set.
+    """
+    if os.path.exists(os.path.join(handle, "saved_model.pb")):
+        return handle
+    if not is_remote(handle) or (handle.startswith("hf:") and not _HUGGING_FACE.fullmatch(handle)):
+        raise ValueError(
+            f"{handle} is no folder with a SavedModel and no handle of one. Handles are "
+            "https://tfhub.dev/..., owner/model/tensorFlow2/variation/version (Kaggle), "
+            "https://www.kaggle.com/models/..., hf://owner/repository, https://....tar.gz."
+        )
+    if not handle.startswith(("http://", "https://", "hf://")) and "://" in handle:
+        raise ValueError(f"{handle} cannot be read in place. Copy it into a local folder first.")
+    for folder in _cached(handle):
+        if (folder / "saved_model.pb").is_file():
+            return str(folder)
+    if is_offline():
+        raise OSError(
+            f"{handle} is in no cache (looked under {home()} and in the caches of tensorflow_hub, "
+            "kagglehub and huggingface_hub) and KERAS_EFFV2_OFFLINE is set. Unset it."
+        )
+    fetch = _fetch_tf_hub
+    if _kaggle(handle):
+        fetch = _fetch_kaggle
+    elif handle.startswith("hf://"):
+        fetch = _fetch_hugging_face
+    return _checked(handle, _fetched(handle, fetch))
+
+
+def _kaggle(handle):
+    """The parts of what kagglehub calls this handle, or None."""
+    match = _TF_HUB.fullmatch(handle)
+    if match:
+        variation = f"{match['name']}-{match['kind']}".replace("_", "-").lower()
+        return ("google", "efficientnet-v2", "tensorFlow2", variation, match["version"])
+    match = _KAGGLE.fullmatch(handle)
+    if not match:
+        return None
+    framework = f"tensorFlow{match['framework']}"
+    return (match["owner"], match["model"], framework, match["variation"], match["version"])
+
+
+# ---------------------------------------------------------------------------------------- caches
+
+
+def _cached(handle):
+    """The folders that may hold a handle's SavedModel."""
+    name = hashlib.sha1(handle.encode()).hexdigest()  # as tensorflow_hub names it
+    for cache in _caches("TFHUB_CACHE_DIR"):
+        yield cache / name
+    parts = _kaggle(handle)
+    if parts:
+        for cache in _caches("KAGGLEHUB_CACHE", "~/.cache/kagglehub"):
+            yield from _kaggle_versions(cache.joinpath("models", *parts[:4]), parts[4])
+    match = _HUGGING_FACE.fullmatch(handle)
+    if match:
+        repository = "models--" + match["repository"].replace("/", "--")
+        face = pathlib.Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
+        for cache in _caches("HF_HUB_CACHE", face):
+            revision = match["revision"] or "main"
+            reference = cache / repository / "refs" / revision
+            if reference.is_file():
+                revision = reference.read_text(encoding="ascii").strip()
+            yield cache / repository / "snapshots" / revision
+
+
+def _caches(variable, default=None):
+    """Ours, and that of the package that the variable or the default belongs to."""
+    yield home() / variable.lower()
+    theirs = os.environ.get(variable) or default
+    if theirs:
+        yield pathlib.Path(theirs).expanduser()
+
+
+def _kaggle_versions(folder, version):
+    """What kagglehub has marked as complete, the newest first."""
+    numbers = [version] if version else []
+    if not version and folder.is_dir():
+        found = (path.stem for path in folder.glob("*.complete"))
+        numbers = sorted((n for n in found if n.isdigit()), key=int, reverse=True)
+    for number in numbers:
+        if (folder / f"{number}.complete").exists():
+            yield folder / number
+
+
+# --------------------------------------------------------------------------------------- network
+
+
+def _fetched(handle, fetch):
+    try:
+        return fetch(handle)
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        raise ImportError(f"Fetching {handle} needs {package}: pip install {package}.") from None
+    except Exception as error:  # whatever the resolver of the day raises
+        raise OSError(f"{handle} could not be fetched: {error}.") from error
+
+
+def _fetch_kaggle(handle):
+    import kagglehub
+
+    with _kept_at_home("KAGGLEHUB_CACHE"):
+        return kagglehub.model_download("/".join(filter(None, _kaggle(handle))))
+
+
+def _fetch_hugging_face(handle):
+    import huggingface_hub
+
+    match = _HUGGING_FACE.fullmatch(handle)
+    cache = os.environ.get("HF_HUB_CACHE") or home() / "hf_hub_cache"
+    return huggingface_hub.snapshot_download(
+        match["repository"], revision=match["revision"], cache_dir=cache
+    )
+
+
+def _fetch_tf_hub(handle):
+    import tensorflow_hub
+
+    with _kept_at_home("TFHUB_CACHE_DIR"):
+        return tensorflow_hub.resolve(handle)
+
+
+@contextlib.contextmanager
+def _kept_at_home(variable):
+    """Within the block a package without a cache of the user's keeps what it fetches under ours."""
+    if os.environ.get(variable):
+        yield
+        return
+    os.environ[variable] = str(home() / variable.lower())
+    try:
+        yield
+    finally:
+        del os.environ[variable]
+
+
+def _checked(handle, folder):
+    if not os.path.exists(os.path.join(folder, "saved_model.pb")):
+        raise OSError(
+            f"{handle} holds no SavedModel (saved_model.pb). It lies in {folder}: pass the folder in "
+            "it that has one."
+        )
+    return os.fspath(folder)

@@ -1,0 +1,113 @@
+"""Probabilities of any head are those of `model.predict`, whatever else the model carries."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import build_convnet
+
+from keras_effv2 import evaluation, layers
+from keras_effv2.evaluation.outputs import warn_of_small_pixels
+
+IMAGES = np.random.default_rng(0).uniform(0, 255, (4, 64, 64, 3)).astype("float32")
+
+
+def with_head(base, head, **contract):
+    for key, value in contract.items():
+        setattr(layers.find_pixels(base), key, value)
+    model = keras.Model(base.input, head(base.output))
+    random = np.random.default_rng(0)
+    for weight in model.weights[len(base.weights) :]:
+        weight.assign(random.normal(0, 3, weight.shape))
+    return model
+
+
+HEADS = {
+    "one sigmoid": lambda: keras.layers.Dense(1, "sigmoid"),
+    "sigmoids": lambda: keras.layers.Dense(5, "sigmoid", name="diseases"),
+    "softmax": lambda: keras.layers.Dense(5, "softmax", name="predictions"),
+    "a layer of its own": lambda: (
+        lambda x: keras.layers.Activation("sigmoid")(keras.layers.Dense(5)(x))
+    ),
+    "a nested model": lambda: keras.Sequential(
+        [keras.layers.Dense(8, "relu"), keras.layers.Dense(5, "sigmoid")]
+    ),
+    "a mean": lambda: (
+        lambda x: keras.layers.Average()(
+            [keras.layers.Dense(5, "softmax")(x), keras.layers.Dense(5, "softmax")(x)]
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("contract", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_own_heads_win_over_the_contract(kind, contract, tiny_effnet):
+    base = tiny_effnet(include_top=False, pooling="avg")
+    model = with_head(base, HEADS[kind](), activation=contract)
+    meant = model.predict(IMAGES, verbose=0)
+    assert np.ptp(meant, axis=0).max() > 0.01
+    np.testing.assert_allclose(evaluation.probabilities(model)(IMAGES), meant, atol=1e-5)
+
+
+def test_logits_are_read_as_the_contract_says_where_it_knows_them(tiny_effnet):
+    model = tiny_effnet(classes=5, classifier_activation=None)
+    logits = model.predict(IMAGES, verbose=0).astype("float64")
+    softmax = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    sigmoid = 1 / (1 + np.exp(-logits))
+    pixels = layers.find_pixels(model)
+    cases = [("softmax", None, softmax), ("sigmoid", "abcde", sigmoid), ("sigmoid", "abc", softmax)]
+    for pixels.activation, names, meant in cases:
+        pixels.class_names = names and tuple(names)
+        np.testing.assert_allclose(evaluation.probabilities(model)(IMAGES), meant, atol=1e-5)
+
+
+def test_one_logit_is_a_sigmoids(tiny_effnet):
+    model = with_head(tiny_effnet(include_top=False, pooling="avg"), keras.layers.Dense(1))
+    meant = 1 / (1 + np.exp(-model.predict(IMAGES, verbose=0).astype("float64")))
+    np.testing.assert_allclose(evaluation.probabilities(model)(IMAGES), meant, atol=1e-5)
+    with pytest.warns(UserWarning, match="softmax over axis"):
+        model = with_head(model, keras.layers.Softmax())
+        model.predict(IMAGES, verbose=0)
+    with pytest.raises(ValueError, match="a softmax over one output, which is 1 whatever"):
+        evaluation.probabilities(model)
+
+
+def test_what_gives_no_vector_is_refused(tiny_effnet):
+    maps = tiny_effnet(include_top=False)
+    with pytest.raises(
+        ValueError, match=r"what is wanted is one image and one output \(batch, n\)"
+    ):
+        evaluation.probabilities(maps)
+    with pytest.raises(ValueError, match="is unknown. Let it end in a Dense layer"):
+        evaluation.probabilities(tiny_effnet(include_top=False, pooling="avg"))
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8", "lora"])
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_quantised_models_say_what_model_predict_says(mode, tiny_effnet):
+    model = tiny_effnet(classes=5)
+    head = model.get_layer("predictions")
+    random = np.random.default_rng(0)
+    head.set_weights([random.normal(0, 3, (16, 5)), random.normal(size=5)])
+    if mode == "lora":
+        head.enable_lora(2)
+        head.lora_kernel_b.assign(random.normal(size=(2, 5)))
+    else:
+        model.quantize(mode)
+    meant = model.predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(evaluation.probabilities(model)(IMAGES), meant, atol=1e-5)
+
+
+def test_weights_that_are_no_numbers_are_named():
+    model = build_convnet()
+    kernel, bias = model.get_layer("predictions").get_weights()
+    model.get_layer("predictions").set_weights([kernel, bias * np.nan])
+    with pytest.raises(ValueError, match="its weight predictions/bias holds NaN.*take an earlier"):
+        evaluation.probabilities(model)(IMAGES)
+    with pytest.raises(ValueError, match="the pictures are not, or float16"):
+        evaluation.probabilities(build_convnet())(IMAGES * np.inf)
+
+
+def test_pixels_from_0_to_1_are_noticed(caplog):
+    warn_of_small_pixels(np.full((1, 8, 8, 3), 0.9))
+    assert "models here take 0..255, not 0..1" in caplog.text
