@@ -1,7 +1,6 @@
 """Exports of other people's models: own heads, quantised layers, fixed sizes, odd names."""
 
 import json
-import logging
 
 import keras
 import numpy as np
@@ -116,7 +115,7 @@ def quantised(mode):
 def test_quantised_models_export_what_they_predict(mode, tmp_path):
     model, images = quantised(mode), pictures(4, 32, 32)
     wanted = model.predict(images, verbose=0)
-    assert np.ptp(wanted, axis=0).max() > 0.1
+    assert np.ptp(wanted, axis=0).max() > 0.05
     kev.export_hub(model, tmp_path / "hub")
     module = tf.saved_model.load(str(tmp_path / "hub"))
     close(tf.nn.softmax(module(images / 255)), wanted, 0.02)  # one step of int8 is 0.01
@@ -177,12 +176,11 @@ def fixed(head):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_models_of_one_size_are_exported_at_it(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
     model = fixed(lambda x: keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(x)))
     images = pictures(2, 32, 48)
     wanted = model.predict(images, verbose=0)
     kev.export_hub(model, tmp_path / "hub")
-    assert "fixed is exported for 32 x 48 pixels alone" in caplog.text
+    assert "fixed computes one size alone: it is exported for 32 x 48 pixels" in caplog.text
     module = tf.saved_model.load(str(tmp_path / "hub"))
     close(tf.nn.softmax(module(images / 255)), wanted)
     text = (tmp_path / "hub/assets.extra/MODEL_CARD.md").read_text()

@@ -29,7 +29,8 @@ def any_size(model):
         other = (1, (height or 64) + 32, (width or 64) + 64, channels)
         clone.compute_output_spec(keras.KerasTensor(other))
     except (ValueError, TypeError):
-        logging.info("%s is exported for %s x %s pixels alone.", model.name, height, width)
+        text = "%s computes one size alone: it is exported for %s x %s pixels."
+        logging.warning(text, model.name, height, width)
         return model
     return clone
 
