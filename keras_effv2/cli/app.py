@@ -5,7 +5,6 @@ A command is a file of this folder: its docstring tells what it does, `USAGE` ho
 Neither Keras nor TensorFlow is imported before `run` has checked what it was given.
 """
 
-import difflib
 import importlib
 import os
 import sys
@@ -13,7 +12,16 @@ import sys
 from absl import flags
 
 from keras_effv2.cli import quiet, settings
-from keras_effv2.cli.flags import DONE, FAILED, USAGE, UsageError, integer, sentence, write
+from keras_effv2.cli.flags import (
+    DONE,
+    FAILED,
+    USAGE,
+    UsageError,
+    hint,
+    integer,
+    sentence,
+    write,
+)
 from keras_effv2.version import __version__
 
 COMMANDS = (
@@ -47,9 +55,8 @@ def _main(name="", *rest):
         write(f"effv2 {__version__}")
         return DONE
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        _complain(f"there is no command {name!r}.{hint} Commands: {', '.join(COMMANDS)}.")
+        known = f"Commands: {', '.join(COMMANDS)}{hint(name, COMMANDS)}"
+        _complain(sentence(f"there is no command {name!r}. {known}"))
         return USAGE
     command = load(name)
     values = flags.FlagValues()

@@ -1,5 +1,6 @@
 """What commands share: a line for every flag, exit codes, and how they fail and print."""
 
+import difflib
 import json
 import math
 import os
@@ -28,6 +29,12 @@ def sentence(error):
     if isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"
     return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def hint(word, known):
+    """What may have been meant, as the end of a sentence; "" if nothing is near."""
+    near = difflib.get_close_matches(word, known, 1)
+    return f". Did you mean {near[0]}?" if near else ""
 
 
 # ---------------------------------------------------------------------------------- kinds of flags
@@ -100,10 +107,14 @@ class _Model(flags.ArgumentParser):
         short = {key.removeprefix("efficientnetv2"): name for key, name in known.items()}
         if argument.endswith(".json"):
             argument = files.expand(argument)
-        else:
-            argument = {**short, **known}.get(_plain(argument), argument)
-        variants.find(argument)
-        return argument
+            variants.find(argument)
+            return argument
+        names = variants.list_models()
+        name = {**short, **known}.get(_plain(argument), argument)
+        if name not in names:
+            listed = f"models: {', '.join(names)}{hint(name, names)}"
+            raise UsageError(f"there is no model {argument!r}; {listed}")
+        return name
 
 
 def _plain(name):

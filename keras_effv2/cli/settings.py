@@ -1,7 +1,6 @@
 """Settings of a training: `--recipe.FIELD=VALUE` and `--ramp.ARGUMENT=FIRST,LAST`."""
 
 import dataclasses
-import difflib
 import inspect
 import re
 import typing
@@ -9,7 +8,7 @@ import typing
 from absl import flags
 
 from keras_effv2 import phases, recipes
-from keras_effv2.cli.flags import UsageError, strings
+from keras_effv2.cli.flags import UsageError, hint, strings
 
 # what --recipe.FIELD=VALUE and --ramp.ARGUMENT=VALUE become
 DOTTED = {"recipe": "recipe_field", "ramp": "ramp_argument"}
@@ -45,7 +44,7 @@ def _field(setting):
     kinds = {k: v for k, v in typing.get_type_hints(recipes.Recipe).items() if k not in _FIXED}
     if key not in kinds:
         raise UsageError(
-            f"a recipe has no field {key!r}; fields: {', '.join(sorted(kinds))}{_near(key, kinds)}"
+            f"a recipe has no field {key!r}; fields: {', '.join(sorted(kinds))}{hint(key, kinds)}"
         )
     kind = typing.get_origin(kinds[key]) or kinds[key]
     try:
@@ -62,11 +61,6 @@ _PARSERS = {
     bool: flags.BooleanParser().parse,
     tuple: lambda text: _pair(*map(float, text.split(","))),
 }
-
-
-def _near(word, known):
-    near = difflib.get_close_matches(word, known, 1)
-    return f". Did you mean {near[0]}?" if near else ""
 
 
 def _ramp_arguments():
@@ -90,7 +84,7 @@ def ramped(recipe, settings):
     for key, _, value in (setting.partition("=") for setting in settings):
         if key not in known:
             raise UsageError(
-                f"ramp has no argument {key!r}; arguments: {', '.join(known)}{_near(key, known)}"
+                f"ramp has no argument {key!r}; arguments: {', '.join(known)}{hint(key, known)}"
             )
         arguments[key] = _ramp_value(key, value, key in scheduled)
     try:
