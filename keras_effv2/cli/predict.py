@@ -2,7 +2,6 @@
 
 import errno
 import glob
-import math
 import os
 import sys
 
@@ -51,15 +50,12 @@ def _predictions(model, found, values):
     names, predict = imagenet.class_names(model), evaluation.probabilities(model)
     for start in range(0, len(found), values.batch_size):
         batch = list(readable(model, found[start : start + values.batch_size], values.image_size))
-        scores = np.asarray(predict(np.stack([image for _, image in batch]))) if batch else ()
+        if not batch:
+            continue
+        scores = evaluation.by_class(predict(np.stack([image for _, image in batch])))
         for (file, _), row in zip(batch, scores, strict=True):
-            best = [(int(i), float(row[i])) for i in np.argsort(-row, kind="stable")[: values.top]]
-            if not all(math.isfinite(score) for _, score in best):
-                raise ValueError(
-                    f"The model gives {best[0][1]} for {file}, which is no probability: its weights "
-                    "are damaged or its training diverged. Take another file of weights."
-                )
-            classes = [{"index": i, "name": names[i], "score": score} for i, score in best]
+            best = np.argsort(-row, kind="stable")[: values.top]
+            classes = [{"index": int(i), "name": names[i], "score": float(row[i])} for i in best]
             yield {"file": file, "classes": classes}
 
 

@@ -79,13 +79,11 @@ def finish(values, result, evaluation, data):
 
     summary = {"steps": result.steps, "workdir": values.workdir, **evaluation.summary()}
     summary["skipped_pictures"] = list(data.train.skipped)
-    low, high = evaluation.top1_interval
     lines = [*phases_table(result.history)]
     if data.train.skipped:
         lines.append(f"left out, damaged or unreadable: {', '.join(data.train.skipped)}")
     lines += [
-        f"{result.steps} steps; {evaluation.split}: top 1 {evaluation.top1:.1%} ({low:.1%} to "
-        f"{high:.1%}) of {evaluation.images} pictures",
+        f"{result.steps} steps; {evaluation}",
         f"model: {values.workdir}/model.keras, report: {values.workdir}/report.html",
     ]
     flags.show(values, summary, "\n".join(lines))
