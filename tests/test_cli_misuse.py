@@ -211,6 +211,21 @@ ROWS = [
     ("benchmark --measure=beauty", 1, "Unknown measure 'beauty'. Measures: train"),
     ("benchmark --measure=train,beauty", 1, "Unknown measure 'beauty'"),
     ("benchmark --peer=torch", 2, "--peer=torch"),
+    # search, scale, layouts
+    ("search", 2, "--workdir is missing"),
+    ("search --workdir=w", 2, "--data is missing"),
+    ("search --workdir=w --data=digits --recipe=best", 2, "There is no recipe 'best'"),
+    ("search --workdir=w --data=digits --recipe.epochs=few", 2, "--recipe.epochs is a int"),
+    ("search --workdir=w --data=digits --max_macs=0", 2, "--max_macs=0"),
+    ("scale", 2, "--step is missing: 0 to 8"),
+    ("scale --step=3 --from_step=4", 2, "`step` is at least `from_step`"),
+    ("scale --step=3 --model=CoAtNet0", 2, "The scaling rule is that of EfficientNets"),
+    ("scale --step=3 --output=x.txt", 1, "The file of a variant is called NAME.json"),
+    ("layouts --data=digits", 2, "--workdir is missing"),
+    ("layouts --data=digits --workdir=w --fractions=all", 2, "--fractions are numbers"),
+    ("layouts --data=digits --workdir=w --names=TTTT", 2, "A layout is ViT_REL, or C and T"),
+    ("layouts --data=digits --workdir=w --base=CoAtNet6", 2, "a CoAtNet of four stages"),
+    ("layouts --data=digits --workdir=w --base=none.json", 1, "There is no file none.json"),
 ]
 
 

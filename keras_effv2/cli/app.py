@@ -34,6 +34,9 @@ COMMANDS = (
     "convert",
     "benchmark",
     "doctor",
+    "search",
+    "scale",
+    "layouts",
 )
 
 

@@ -24,8 +24,8 @@ def at_loss(curve, loss):
 
     Example:
 
-    >>> at_loss([{"loss": 2.0, "val_accuracy": 0.2}, {"loss": 1.0, "val_accuracy": 0.4}], 1.5)
-    0.3
+    >>> at_loss([{"loss": 2.0, "val_accuracy": 0.0}, {"loss": 1.0, "val_accuracy": 0.5}], 1.5)
+    0.25
     """
     for before, after in zip(curve, curve[1:]):
         if before["loss"] >= loss >= after["loss"] and before["loss"] > after["loss"]:

@@ -9,7 +9,7 @@ import dataclasses
 from keras_effv2.variants import application
 
 BLOCKS = ("fused", "mbconv")
-CHOICES = {}  # it has no other columns of words
+CHOICES: dict[str, tuple[str, ...]] = {}  # it has no other columns of words
 HALVINGS = 4  # stages of stride 2; with the stem they make five levels of features
 
 
