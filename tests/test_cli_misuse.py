@@ -97,6 +97,12 @@ ROWS = [
     ("finetune --workdir=w", 2, "--data is missing"),
     ("evaluate", 2, "--data is missing"),
     ("evaluate --weights=imagenet", 2, "--data is missing"),
+    ("search --data=digits", 2, "--workdir is missing"),
+    ("search --workdir=w", 2, "--data is missing"),
+    ("search --data=digits --workdir=w --recipe.epochs=0", 2, "`epochs` of a recipe is in [1, "),
+    ("search --data=digits --workdir=w --max_macs=nan", 2, "nan is not a finite number"),
+    ("scale --model=b0", 2, "--step is missing: 0 to 8"),
+    ("scale --model=CoAtNet0 --step=1", 2, "scaling rule is that of EfficientNets"),
     ("export", 2, "--output is missing"),
     ("export --output=o --publish=hf", 2, "--publish needs --handle"),
     ("convert", 2, "--weights (or --model_file) and --output are needed"),
@@ -194,6 +200,13 @@ ROWS = [
     (f"{TRAIN} --ramp.mixup=,", 2, "--ramp.mixup is one number or FIRST,LAST; received ','"),
     (f"{TRAIN} --ramp.cutmix=x", 2, "--ramp.cutmix is one number or FIRST,LAST; received 'x'"),
     (f"{TRAIN} --ramp.batch_size=0", 2, "`batch_size` is a pair (first, last)"),
+    # places
+    ("train --data=digits --preview={empty}", 2, "is a folder; give a file *.png"),
+    ("train --data=digits --preview=no/p.png", 2, "lies in a folder that does not exist"),
+    ("train --data=digits --preview=gs://b/p.png", 2, "It is a local path. Received: gs://b"),
+    ("train --data=digits --workdir={photo}", 2, "photo.jpg: it is a file; give a folder"),
+    ("finetune --data=digits --workdir={photo}", 2, "photo.jpg: it is a file; give a folder"),
+    ("evaluate --data=digits --report_dir={photo}", 2, "it is a file; give a folder"),
     # numbers and lists
     (
         "convert --weights=imagenet --output=o.weights.h5 --top1=nan",

@@ -17,7 +17,7 @@ def define(values):
         "Default: test, else validation, else all; of a folder without splits all, but of the one "
         "that the model was trained on what was held out.",
     )
-    flags.path(values, "report_dir", "Folder for report.html.", local=True)
+    flags.folder(values, "report_dir", "Folder for report.html.")
     flags.batch_size(values, 32, "Pictures at a time.")
     flags.image_size(values)
 

@@ -74,6 +74,11 @@ def path(values, name, meaning, local=False, default=None):
     flags.DEFINE(_Path(local), name, default, meaning, flag_values=values)
 
 
+def folder(values, name, meaning):
+    """A local folder, which need not exist."""
+    flags.DEFINE(_Folder(local=True), name, None, meaning, flag_values=values)
+
+
 def names(values, name, default, meaning):
     """A list with commas."""
     flags.DEFINE_list(name, default, meaning, flag_values=values)
@@ -97,6 +102,14 @@ class _Path(flags.ArgumentParser):
         if self.local:
             files.local(argument, "It")
         return files.expand(argument)
+
+
+class _Folder(_Path):
+    def parse(self, argument):
+        found = super().parse(argument)
+        if os.path.exists(found) and not os.path.isdir(found):
+            raise ValueError("it is a file; give a folder")
+        return found
 
 
 class _Model(flags.ArgumentParser):
@@ -160,7 +173,7 @@ def run(values):
     """What every training is told: its data, its folder and its devices."""
     output_format(values)
     data(values)
-    path(values, "workdir", "Folder of the run; a run found there is resumed.", local=True)
+    folder(values, "workdir", "Folder of the run; a run found there is resumed.")
     choice(values, "strategy", "auto", STRATEGIES, "tf.distribute strategy.")
     string(values, "tpu", "local", "Name of the TPU.")
 

@@ -1,5 +1,7 @@
 """Train from scratch by a recipe; resumes."""
 
+import os
+
 from keras_effv2 import variants
 from keras_effv2.cli import flags, settings
 from keras_effv2.phases import Phase
@@ -33,6 +35,7 @@ def run(values, _):
     recipe = settings.chosen(values)
     flags.require(values, "data")
     if values.preview:
+        _check_preview(values.preview)
         return _preview(values, recipe)
     flags.check_model(values, fresh=True)
 
@@ -59,6 +62,13 @@ def run(values, _):
     )
     if training.is_chief(strategy):
         finish(values, result, evaluate(result.model, data, values.workdir), data)
+
+
+def _check_preview(path):
+    if os.path.isdir(path):
+        raise flags.UsageError(f"--preview={path} is a folder; give a file *.png")
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise flags.UsageError(f"--preview={path} lies in a folder that does not exist")
 
 
 def _preview(values, recipe):

@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import numpy.typing
 import tensorflow as tf
-from absl import logging
 
 from keras_effv2 import files, graph, layers
 from keras_effv2.exporting.folding import fold
@@ -93,7 +92,6 @@ def export(
             (target / "assets.extra" / "export.json").write_text(text, encoding="utf-8")
     if place.is_file():
         files.write_whole(f"{place}.json", text)
-    logging.info("%s", report)
     return report
 
 
