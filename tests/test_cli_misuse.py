@@ -98,7 +98,6 @@ ROWS = [
     ("evaluate", 2, "--data is missing"),
     ("evaluate --weights=imagenet", 2, "--data is missing"),
     ("search --data=digits", 2, "--workdir is missing"),
-    ("search --workdir=w", 2, "--data is missing"),
     ("search --data=digits --workdir=w --recipe.epochs=0", 2, "`epochs` of a recipe is in [1, "),
     ("search --data=digits --workdir=w --max_macs=nan", 2, "nan is not a finite number"),
     ("scale --model=b0", 2, "--step is missing: 0 to 8"),
