@@ -50,7 +50,8 @@ class _Lines(logging.Handler):
 @contextlib.contextmanager
 def _without_chatter():
     """Sends what is written past Python, to file descriptor 2, through `chatter`."""
-    if "tensorflow" in sys.modules or sys.stderr is not sys.__stderr__:
+    its_own = sys.stderr is not None and sys.stderr is sys.__stderr__
+    if "tensorflow" in sys.modules or not its_own:
         yield
         return
     terminal = os.dup(2)
