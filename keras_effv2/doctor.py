@@ -33,8 +33,16 @@ class Check:
 def examine(online=False):
     """Runs all checks; only with `online` does it use the network.
 
+    Args:
+        online: Whether to try the hosts of weights and of TF Hub, or the mirror.
+
     Returns:
         A list of `Check`.
+
+    Example:
+
+    >>> examine()[0].name
+    'python'
     """
     checks = [_python(), *_packages(), _devices(), _memory(), _cache(), _folder()]
     if not online:
@@ -63,8 +71,13 @@ def _python():
 
 def _packages():
     """A check for everything that the package's metadata asks for, what is needed first."""
+    try:
+        asked = importlib.metadata.requires("keras_effv2") or ()
+    except importlib.metadata.PackageNotFoundError:
+        advice = "pip install -e . in the checkout, to know what else is needed"
+        return [Check("keras_effv2", False, "not installed", advice)]
     found = {"": [], **{extra: [] for extra in EXTRAS}}
-    for text in importlib.metadata.requires("keras_effv2") or ():
+    for text in asked:
         wanted = Requirement(text)
         for extra, checks in found.items():
             if wanted.marker is None or wanted.marker.evaluate({"extra": extra}):
