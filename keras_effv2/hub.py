@@ -151,7 +151,8 @@ class HubLayer(keras.layers.Layer):
         if name not in {_name(handle) for handle in cls.trusted}:
             raise ValueError(
                 f"This model wants to load and run {name}, and a SavedModel is a program. If you "
-                f"trust it, call keras_effv2.HubLayer.trusted.add({name!r}) and load it again."
+                f"trust it, call keras_effv2.HubLayer.trusted.add({name!r}) and load it again; "
+                f"to effv2 say --trust={name}."
             )
         return super().from_config(config)
 

@@ -13,6 +13,7 @@ import pytest
 from conftest import build_convnet, tiny_data
 from PIL import Image
 
+import keras_effv2 as kev
 from keras_effv2 import cli, exporting, layers
 
 
@@ -123,7 +124,7 @@ def test_from_pictures_to_exports(folder, model_file, tmp_path, capsys):
     [
         ("predict {torn} --model_file={model}", 1, "torn.jpg is "),
         ("predict {photo} {none} --model_file={model}", 1, "none.jpg: No such file or directory."),
-        ("predict {photo} --model_file={broken}", 1, "cannot be loaded as a Keras model"),
+        ("predict {photo} --model_file={broken}", 1, "cannot be loaded:"),
         ("train --data=folder:{none} --workdir={work} --model_file={model}", 1, "none.jpg"),
         ("train --data=cifar --workdir={work}", 1, "No data set 'cifar': give 'digits', 'folder:"),
         ("evaluate --model_file={model} --data=digits", 1, "does not know the class"),
@@ -234,3 +235,15 @@ def test_lists_from_stdin_in_a_process_of_its_own(folder, model_file):
     assert done.returncode == 0, done.stderr
     assert "red/0.png\n" in done.stdout and "green/1.png\n" in done.stdout
     assert done.stdout.count("%") == 8
+
+
+def test_what_a_model_file_names_runs_when_it_is_trusted(folder, tmp_path, capsys, monkeypatch):
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    hub = kev.export_hub(keras.Model(inputs, keras.layers.Dense(2)(x)), tmp_path / "hub")
+    keras.Sequential([inputs, kev.HubLayer(hub)]).save(tmp_path / "x.keras")
+    monkeypatch.setattr(kev.HubLayer, "trusted", set())
+    command = ["predict", folder / "val" / "red" / "0.png", f"--model_file={tmp_path}/x.keras"]
+    code, out, err = run(capsys, *command)
+    assert code == 1 and f"to effv2 say --trust={hub}." in err
+    assert run(capsys, *command, f"--trust={hub}")[0] == 0

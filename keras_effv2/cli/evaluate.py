@@ -29,7 +29,7 @@ def run(values, _):
     from keras_effv2.evaluation import evaluate
 
     result = evaluate(
-        flags.load_model(values),
+        flags.load_model(values, classifier_activation=None),  # logits, read as trained
         _data(values),
         values.report_dir,
         split=values.split,

@@ -150,6 +150,7 @@ def model_and_weights(values):
     model(values)
     path(values, "weights", "Tag or path of weights.")
     path(values, "model_file", "A saved .keras model instead.")
+    strings(values, "trust", "Handle of a SavedModel that --model_file names and that may run.")
 
 
 def precision(values, meaning):
@@ -217,20 +218,17 @@ def check_model(values, fresh=False):
 
 def load_model(values, **arguments):
     """The model that --model_file, or --model and --weights, name; `arguments` go to the builder."""
-    import keras
+    from keras_effv2 import model_files, models
 
-    from keras_effv2 import models
+    if values.trust:
+        from keras_effv2.hub import HubLayer
 
-    if not values.model_file:
-        if values.weights:
-            arguments["weights"] = values.weights
-        return models.builder(values.model)(**arguments)
-    try:
-        return keras.models.load_model(values.model_file)
-    except (ValueError, OSError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{values.model_file} cannot be loaded as a Keras model: {str(error)[:200]}"
-        ) from error
+        HubLayer.trusted.update(values.trust)
+    if values.model_file:
+        return model_files.load_model(values.model_file)
+    if values.weights:
+        arguments["weights"] = values.weights
+    return models.builder(values.model)(**arguments)
 
 
 def load_data(values, **arguments):

@@ -29,7 +29,8 @@ def run(values, positional):
             print(f"effv2 predict: {file}: {os.strerror(errno.ENOENT)}.", file=sys.stderr)
         return flags.FAILED
     flags.check_model(values)
-    results = list(_predictions(flags.load_model(values), found, values))
+    model = flags.load_model(values, classifier_activation=None)  # logits, read as trained
+    results = list(_predictions(model, found, values))
     lines = []
     for result in results:
         lines.append(_one_line(result["file"]))
