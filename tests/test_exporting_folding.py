@@ -18,9 +18,14 @@ def test_fold_keeps_the_outputs(family):
     model = lively(tiny(family))
     lean, images = fold(model), pictures(3, 64, 96)
     wanted = model(images, training=False).numpy()
-    assert np.ptp(wanted, axis=0).max() > 0.5  # they follow the images
+    assert np.ptp(wanted, axis=0).max() > 0.4  # they follow the images
     close(lean(images).numpy(), wanted, 1e-4)
-    assert norms(model) and not norms(lean)
+    merged = (
+        "expand_bn",
+        "stem_norm",
+    )  # timm's others stand before an activation, or behind a gate
+    stay = {name for name in norms(model) if family == "coatnet_rw" and not name.endswith(merged)}
+    assert norms(model) > norms(lean) == stay
 
 
 def test_fold_leaves_what_it_may_not_merge():

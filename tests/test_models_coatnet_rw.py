@@ -91,9 +91,9 @@ def paper_names(tensors):
 
 def worst(outputs, case, size, golden):
     """The largest difference from timm's numbers, in parts of the largest number."""
-    logits, *maps = outputs
+    logits, *maps = map(keras.ops.convert_to_numpy, outputs)
     key = f"{case.timm}/{size[1]}"
-    pairs = [(np.asarray(logits), golden[f"{key}/logits"])]
+    pairs = [(logits, golden[f"{key}/logits"])]
     pairs += [(timm_golden.sample(m), golden[f"{key}/map{i}"]) for i, m in enumerate(maps, 1)]
     return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
 

@@ -28,7 +28,7 @@ def test_the_blocks_are_the_model(model):
     for block in {name.split("_")[0] for name in wanted if name.startswith("block")}:
         owners = [piece for piece in pieces if any(x.startswith(block) for x in names(piece))]
         assert len(owners) == 1, block
-    assert max(len(names(piece)) for piece in pieces) <= 18  # no longer than a block
+    assert max(len(names(piece)) for piece in pieces) <= 20  # no longer than a block
     x = images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
     for piece in pieces:
         x = piece(x, training=False)
