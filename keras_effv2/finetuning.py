@@ -7,6 +7,7 @@ Batch statistics stay those of ImageNet: a few hundred pictures estimate them wo
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import shutil
@@ -61,10 +62,9 @@ def freeze(model: keras.Model, policy: str) -> keras.Model:
     for layer in layers.walk(model):
         if isinstance(layer, keras.Model):
             continue
-        if policy == "batch_norm":
-            layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
-        else:
-            layer.trainable = policy == "none" or layer is head
+        norm = isinstance(layer, keras.layers.BatchNormalization)
+        learns = {"none": True, "batch_norm": not norm, "backbone": layer is head}
+        layer.trainable = learns[policy]
     return model
 
 
@@ -119,11 +119,10 @@ def fit_head(model, split, image_size, batch_size=32, seed=0):
         for strength in (0.0003, 0.003, 0.03):
             solved = LogisticRegression(C=strength, max_iter=200).fit(parts[0], parts[2])
             scores[strength] = solved.score(parts[1], parts[3])
-        best = max(scores, key=scores.get)
-        score = scores[best]
+        best, score = max(scores.items(), key=lambda item: item[1])
     solved = LogisticRegression(C=best, max_iter=200).fit(features, labels)
-    kernel = np.zeros(head.kernel.shape, "float32")
     coefficients, intercepts = solved.coef_, solved.intercept_
+    kernel = np.zeros(head.kernel.shape, "float32")
     # classes without a picture: not to be named, unless it is the sample that has none
     bias = np.full(head.bias.shape, intercepts.min() if sampled else -10.0, "float32")
     if len(solved.classes_) == 2:  # scikit-learn keeps one row for two classes
@@ -162,8 +161,8 @@ def plan(
         A `Recipe`.
     """
     if accelerator is None:
-        kinds = {device.device_type for device in tf.config.list_logical_devices()}
-        accelerator = bool(kinds & {"GPU", "TPU"})
+        devices = tf.config.list_logical_devices()
+        accelerator = any(device.device_type in ("GPU", "TPU") for device in devices)
     own, multiple = variants.find(model).image_size, 32
     if image_size is not None and image_size < multiple:
         raise ValueError(f"`image_size` is at least {multiple}. Received: {image_size}.")
@@ -246,13 +245,11 @@ def finetune(
 
     Example:
 
-        result, evaluation = finetune(
-            "EfficientNetV2B0", keras_effv2.data.load("folder:photos"), "runs/photos"
-        )
-        print(f"{evaluation.top1:.1%} of {evaluation.images} pictures")
+        photos = keras_effv2.data.load("folder:photos")
+        result, evaluation = finetune("EfficientNetV2B0", photos, "runs/photos")
     """
     variant = variants.find(model)
-    name, weights = variant.name, variant.weights if weights == "default" else weights
+    weights = variant.weights if weights == "default" else weights
     split = training.check_trainable(data)
     strategy = training.make_strategy(strategy, tpu)  # before anything else uses TensorFlow
     recipe = _recipe(
@@ -270,39 +267,15 @@ def finetune(
     )
     for phase in recipes.resolved(recipe, variant.image_size).phases:
         split.steps(phase.batch_size)  # refuses one that is too large, before anything is done
-    workdir, start = pathlib.Path(workdir), {"model": name, "weights": weights and str(weights)}
-
-    def build():  # within the lock of the workdir
-        begun = checkpoints.load_newest(workdir / "checkpoints") is not None
-        net = models.builder(model)(
-            weights=weights,
-            classes=len(data.class_names),
-            drop_path=0.0,
-            classifier_activation=recipe.loss,
-        )
-        if weights is None:
-            logging.warning(
-                "%s starts from random weights, which takes far more pictures and epochs than "
-                "fine-tuning.%s",
-                name,
-                ""
-                if name in variants.VARIANTS and list_weights(name)
-                else " None were ever released for it.",
-            )
-        else:
-            freeze(net, "batch_norm")
-        if not begun:
-            logging.info("%s", estimate(net, data, recipe))
-        if not begun and weights is not None:
-            _solve_head(net, split, recipe)
-        return net
-
-    result = training.train(build, data, recipe, workdir, strategy, start=start)
+    folder = pathlib.Path(workdir)
+    start = {"model": variant.name, "weights": weights and str(weights)}
+    build = functools.partial(_begun, variant, weights, data, recipe, folder)
+    result = training.train(build, data, recipe, folder, strategy, start=start)
     if not training.is_chief(strategy):
         return result, None
-    evaluation = evaluate(result.model, data, workdir)
+    evaluation = evaluate(result.model, data, folder)
     if hub:
-        _export(result.model, workdir)
+        _export(result.model, folder)
     return result, evaluation
 
 
@@ -323,11 +296,34 @@ def _recipe(given, settings, planned):
     return dataclasses.replace(recipe, batch_size=batch_size, learning_rate=rate)
 
 
-def _solve_head(net, split, recipe):
-    start = time.perf_counter()
-    score = fit_head(net, split, _phases(net, recipe)[-1].image_size, seed=recipe.seed)
-    held_out = "" if np.isnan(score) else f"{score:.1%} on held-out pictures, "
-    logging.info("Head on frozen features: %s%.0f s.", held_out, time.perf_counter() - start)
+def _begun(variant, weights, data, recipe, workdir):
+    """The network to train, its head solved unless the run has begun; within the workdir's lock."""
+    begun = checkpoints.load_newest(workdir / "checkpoints") is not None
+    net = models.builder(variant)(
+        weights=weights,
+        classes=len(data.class_names),
+        classifier_activation=recipe.loss,
+        drop_path=0.0,
+    )
+    if weights is not None:
+        freeze(net, "batch_norm")
+    else:
+        released = variant.name not in variants.VARIANTS or list_weights(variant.name)
+        logging.warning(
+            "%s starts from random weights, which takes far more pictures and epochs than "
+            "fine-tuning.%s",
+            variant.name,
+            "" if released else " None were ever released for it.",
+        )
+    if begun:
+        return net
+    logging.info("%s", estimate(net, data, recipe))
+    if weights is not None:
+        start, side = time.perf_counter(), _phases(net, recipe)[-1].image_size
+        score = fit_head(net, data.train, side, seed=recipe.seed)
+        held_out = "" if np.isnan(score) else f"{score:.1%} on held-out pictures, "
+        logging.info("Head on frozen features: %s%.0f s.", held_out, time.perf_counter() - start)
+    return net
 
 
 def _export(model, workdir):
@@ -363,8 +359,8 @@ def estimate(model, data, recipe):
     epochs = sum(
         (phase.stop_epoch - phase.start_epoch) * (phase.image_size / size) ** 2 for phase in phases
     )
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    whole = 4 * min(seconds) * epochs * data.train.steps(recipe.batch_size) / replicas
+    steps = data.train.steps(recipe.batch_size) / tf.distribute.get_strategy().num_replicas_in_sync
+    whole = 4 * min(seconds) * epochs * steps
     sizes = ", ".join(str(phase.image_size) for phase in phases)
     return (
         f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)} of {len(data.train)} pictures, batch {recipe.batch_size}, sizes "

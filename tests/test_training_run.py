@@ -9,7 +9,7 @@ import tensorflow as tf
 import train_tiny
 from conftest import dense, mirrored, tiny_data
 
-from keras_effv2 import progressive, recipes
+from keras_effv2 import layers, progressive, recipes
 from keras_effv2.training import checkpoints
 
 
@@ -120,3 +120,31 @@ def test_a_head_that_takes_one_size_is_trained_at_it(replicas, quiet_train):
     for changes in ({"phases": phases}, {"eval_size": 24}):
         with pytest.raises(ValueError, match=message):
             quiet_train(flat(16), tiny_data(), dataclasses.replace(recipe, **changes))
+
+
+@pytest.mark.parametrize("head", ["softmax", "sigmoid", None])
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_a_head_and_its_loss_fit_each_other(head, loss, quiet_train, tmp_path):
+    """What the model says is what was trained: its own outputs have the loss that is reported."""
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.GlobalAveragePooling2D()(layers.Pixels("128")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(4, activation=head)(x))
+    phases = (progressive.Phase(0, 1, image_size=32),)
+    recipe = recipes.Recipe("tiny", "tests", 1, 8, 1e-2, loss=loss, phases=phases)
+    if head not in (None, loss):
+        with pytest.raises(ValueError, match=f"ends in a {head}, .* {loss} .*loss='{head}'"):
+            quiet_train(model, tiny_data(), recipe)
+        return
+    row = quiet_train(model, tiny_data(), recipe).history[-1]
+    stored = keras.models.load_model(tmp_path / "run" / "model.keras")
+    assert layers.find_pixels(stored).activation == loss
+    split = tiny_data().validation
+    outputs = stored.predict(split.pictures.astype("float32"), verbose=0).astype("float64")
+    targets = np.eye(4)[split.labels]
+    if head is None:
+        powers = np.exp(outputs)
+        outputs = powers / (1 + powers if loss == "sigmoid" else powers.sum(1, keepdims=True))
+    losses = -targets * np.log(outputs)
+    if loss == "sigmoid":
+        losses -= (1 - targets) * np.log(1 - outputs)
+    assert losses.sum(1).mean() == pytest.approx(row["val_loss"], rel=1e-4)

@@ -48,7 +48,8 @@ def run(values, _):
 
     def build():
         random = {} if values.weights else {"weights": None}
-        return flags.load_model(values, classes=len(data.class_names), **random)
+        head = {"classes": len(data.class_names), "classifier_activation": recipe.loss}
+        return flags.load_model(values, **head, **random)
 
     result = training.train(
         build,

@@ -156,7 +156,7 @@ def _epoch(run, step, batches, log, signals, shown):
     seconds = time.perf_counter() - start
     images = (progress.epoch_step - first) * phase.batch_size
     row = records.row(progress, phase, float(run.optimizer.learning_rate), images, seconds)
-    with run.averaged():
+    with state.averaged(run.model, run.average):
         if run.data.validation is not None:
             log.on_test_begin()
             row["val_loss"], row["val_accuracy"] = run.evaluate()
@@ -182,7 +182,7 @@ def _steps(run, step, iterator, steps, phase, log, signals, bar):
         sums = step(iterator, count, bool(signals.asked))
         progress.add(count, sums)
         if not np.isfinite(sums.loss) or sums.not_finite:
-            raise NotFinite(run.say_not_finite(phase), progress.last(count))
+            raise NotFinite(progress, phase, count, state.newest(run.workdir))
         logs = progress.means()
         log.on_train_batch_end(progress.epoch_step - 1, logs)
         bar.set_postfix(loss=f"{logs['loss']:.3f}", top1=f"{logs['accuracy']:.3f}")

@@ -57,6 +57,8 @@ class Run:
         # the recipe's, or that of the last phase: epochs are to be compared with each other
         self.eval_size = recipe.eval_size or self.phases[-1].image_size
         fits(self.model, data, planned, self.eval_size, devices.num_replicas_in_sync)
+        # what the outputs are says the model; of logits, the loss that they are trained with
+        self.activation = graph.activation_of(self.model) or recipe.loss
         with devices.scope():
             self.logits = graph.logits_of(self.model)
             progressive.prepare(self.model, self.phases)
@@ -99,14 +101,8 @@ class Run:
 
     def evaluate(self):
         """Loss and top-1 of the validation split, every picture once."""
-        crop = self.recipe.crop
-        return self._eval_step(
-            eval_batches(self.data.validation, self.eval_size, crop, self.devices)
-        )
-
-    def averaged(self):
-        """The model with the averaged weights, within the block."""
-        return state.averaged(self.model, self.average)
+        split, crop = self.data.validation, self.recipe.crop
+        return self._eval_step(eval_batches(split, self.eval_size, crop, self.devices))
 
     def keep_best(self, loss):
         """Notes the (averaged) weights if their validation loss is the lowest so far."""
@@ -140,17 +136,6 @@ class Run:
         self.restore(state.newest(self.workdir))
         self.progress.left_out = left_out
         logging.warning("Rolled back from step %d to step %d.", broken, self.progress.step)
-
-    def say_not_finite(self, phase):
-        """The sentence on a loss that is not finite."""
-        newest = state.newest(self.workdir)
-        good = "none" if newest is None else f"step {newest[1]['step']}"
-        return (
-            f"The loss or its gradient is not finite at step {self.progress.step}, epoch "
-            f"{self.progress.epoch}, phase {phase}. Last good checkpoint: {good}. Lower the "
-            "learning rate, clip gradients, or call `train` with rollback=True (effv2 train "
-            "--rollback)."
-        )
 
     def resume(self, checkpoint):
         """Takes up the workdir's newest checkpoint, or begins; the step, 0 for a fresh run."""
@@ -200,7 +185,7 @@ class Run:
             pixels.class_names = tuple(self.data.class_names)
             pixels.image_size = self.eval_size
             pixels.crop, pixels.resize = self.recipe.crop, "bilinear"
-            pixels.activation = self.recipe.loss
+            pixels.activation = self.activation
         if self.is_chief:
             records.write_results(self.workdir, self.model, self.data, self.recipe, self.progress)
         if self.given is not None and self.given is not self.model:
@@ -218,6 +203,14 @@ def fits(model, data, recipe, eval_size, replicas):
         raise ValueError(
             f"The model has {classes} outputs, {data.name} has {len(data.class_names)} classes. "
             f"Build the model with classes={len(data.class_names)}."
+        )
+    activation = graph.activation_of(model)
+    if activation not in (None, recipe.loss):
+        raise ValueError(
+            f"{model.name} ends in a {activation}, the recipe trains by {recipe.loss} cross-entropy: "
+            "the model would not say what it has learnt. Take dataclasses.replace(recipe, "
+            f"loss={activation!r}) (effv2 train --recipe.loss={activation}), or build the model with "
+            f"classifier_activation={recipe.loss!r}."
         )
     layers.check_preprocessing(model)
     multiple, side = graph.side_multiple(model), model.inputs[0].shape[1]

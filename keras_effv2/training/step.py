@@ -142,11 +142,10 @@ class TrainStep:
         for i, gradient in zip(reached, adjusted, strict=True):
             gradients[i] = gradient
         self._apply(gradients, finite)
-        hits = _hits(labels, logits)
         return tf.stack(
             Sums(
                 loss=tf.reduce_sum(losses),
-                hits=tf.reduce_sum(tf.cast(hits, tf.float32)),
+                hits=tf.reduce_sum(tf.cast(_hits(labels, logits), tf.float32)),
                 pictures=tf.cast(tf.size(losses), tf.float32),
                 not_finite=1.0 - tf.cast(finite, tf.float32),
                 asked=asked,
@@ -205,11 +204,7 @@ class TrainStep:
         return tf.concat([sums[:3], [tf.cast(failed, tf.float32)], sums[4:]], 0)
 
     def _update_average(self, step):
-        """Averages all weights, with a warm-up.
-
-        `use_ema` of Keras' optimizers leaves out the statistics of batch normalisation, and `fit`
-        puts its average in place of the weights.
-        """
+        """Averages all weights, batch statistics too, with a warm-up; Keras' `use_ema` does neither."""
         decay = optimizers.ema_decay(self.recipe.ema, step)
 
         def update(average, value):

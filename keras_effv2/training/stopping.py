@@ -46,13 +46,24 @@ class Signals:
 class NotFinite(FloatingPointError):
     """A loss, or its gradient, that is not finite.
 
+    Args:
+        progress: The `Progress` after the call of steps that broke.
+        phase: Their `Phase`.
+        count: How many they are.
+        checkpoint: The newest, `(arrays, meta)`, or None.
+
     Attributes:
-        left_out: `[epoch, step of the epoch]` of every step of the call that broke.
+        left_out: `[epoch, step of the epoch]` of every one of them.
     """
 
-    def __init__(self, message, left_out):
-        super().__init__(message)
-        self.left_out = left_out
+    def __init__(self, progress, phase, count, checkpoint):
+        good = "none" if checkpoint is None else f"step {checkpoint[1]['step']}"
+        super().__init__(
+            f"The loss or its gradient is not finite at step {progress.step}, epoch "
+            f"{progress.epoch}, phase {phase}. Last good checkpoint: {good}. Lower the learning "
+            "rate, clip gradients, or call `train` with rollback=True (effv2 train --rollback)."
+        )
+        self.left_out = progress.last(count)
 
 
 def is_over(losses, patience):
