@@ -9,7 +9,7 @@ from conftest import tiny_data
 
 from keras_effv2 import recipes, searching
 from keras_effv2.searching import analysis, records, step_time
-from keras_effv2.searching.engine import Engine
+from keras_effv2.searching.engine import Engine, refuse_nfs
 from keras_effv2.space import SPACES, Space
 
 TINY = SPACES["tiny"]
@@ -173,6 +173,18 @@ def test_a_lost_study_is_made_again_from_results(tmp_path):
 def test_a_database_that_is_not_there(tmp_path):
     with pytest.raises(RuntimeError, match="cannot be used"):
         engine(tmp_path, storage="sqlite:////nowhere/at/all/study.db")
+
+
+def test_sqlite_on_nfs_is_refused(tmp_path):
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "disk / ext4 rw 0 0\nserver:/x /shared nfs4 rw 0 0\nd /shared/fast ext4 rw 0 0\n"
+    )
+    refuse_nfs("sqlite:////home/me/study.db", mounts)
+    refuse_nfs("sqlite:////shared/fast/study.db", mounts)
+    refuse_nfs("postgresql+psycopg2://host/db", mounts)
+    with pytest.raises(ValueError, match="/shared/runs/study.db lies on nfs4.*--storage=URL"):
+        refuse_nfs("sqlite:////shared/runs/study.db", mounts)
 
 
 @pytest.mark.slow

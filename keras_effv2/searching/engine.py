@@ -33,7 +33,7 @@ class Engine:
         self._lock = threading.Lock()
         path = pathlib.Path(workdir, "study.db")
         url = storage or f"sqlite:///{path.resolve()}"
-        _refuse_nfs(url)
+        refuse_nfs(url)
         try:
             self.study = self._open(url, study)
         except ImportError as error:
@@ -181,14 +181,22 @@ def _database_errors():
     return (SQLAlchemyError,)
 
 
-def _refuse_nfs(url):
-    """SQLite's locks do not hold on NFS: studies there were corrupted (optuna #815, #820)."""
+def refuse_nfs(url, mounts="/proc/mounts"):
+    """Refuses SQLite on NFS, where its locks do not hold: studies broke (optuna #815, #820).
+
+    Args:
+        url: Of the database.
+        mounts: The system's list of file systems.
+
+    Raises:
+        ValueError: If it is a file on NFS.
+    """
     if not url.startswith("sqlite:///"):
         return
     path = pathlib.Path(url.removeprefix("sqlite:///")).resolve()
     best = ("", "")
     with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/mounts").read_text(encoding="utf-8").splitlines():
+        for line in pathlib.Path(mounts).read_text(encoding="utf-8").splitlines():
             mount, kind = line.split()[1:3]
             inside = path == pathlib.Path(mount) or pathlib.Path(mount) in path.parents
             if inside and len(mount) >= len(best[0]):

@@ -76,14 +76,14 @@ class Runner:
             failed = records.read(folder / "error.json")
             if failed is not None:
                 raise RuntimeError(f"{job.variant.name} failed, see {log}: {failed['error']}")
-            if code > 0:
+            if code > 0 and code != TERMINATED:
                 raise RuntimeError(f"{job.variant.name} failed: {_ended(code, log)}")
-            if code < 0:
-                logging.warning("The process of %s was killed (%d).", job.variant.name, -code)
+            if code != 0:  # somebody ended that process, not this search
+                logging.warning("The process of %s was killed (%d).", job.variant.name, abs(code))
                 newest = records.newest_step(folder)
                 deaths, step = (1 if newest > step else deaths + 1), newest
                 if deaths >= DEATHS:
-                    records.write(folder / "result.json", _given_up(job, data, -code))
+                    records.write(folder / "result.json", _given_up(job, data, abs(code)))
 
     def in_threads(self, tasks):
         """Does tasks, `workers` at a time, and returns what they return, in order.
@@ -170,6 +170,6 @@ def _given_up(job, data, number):
         "split": job.split,
         "accuracy": 0.0,
         "reward": 0.0,
-        "reason": f"killed {DEATHS} times without progress, last by signal {number}",
+        "reason": f"killed {DEATHS} times without progress, last with code {number}",
         "seconds": 0.0,
     }
