@@ -16,13 +16,20 @@ import sys
 import tempfile
 
 from keras_effv2 import variants
-from keras_effv2.variants import coatnet
+from keras_effv2.variants import coatnet, coatnet_rw
 
-# timm's names of the same networks; its CoAtNets differ in small ways and are untrained as well
+# timm's names of the same networks; of the paper's CoAtNets they differ in small ways
 TIMM = {
     **{f"EfficientNetV2{b}": f"tf_efficientnetv2_{b.lower()}" for b in ("B0", "B1", "B2", "B3")},
     **{f"EfficientNetV2{s}": f"tf_efficientnetv2_{s.lower()}" for s in ("S", "M", "L", "XL")},
     **{f"CoAtNet{n}": f"coatnet_{n}_224" for n in range(6)},
+    **{f"CoAtNet{n}RW": f"coatnet_{n}_rw_224" for n in range(4)},
+    "CoAtNet0RWBN": "coatnet_bn_0_rw_224",
+    "CoAtNet1RWMax": "coatnet_rmlp_1_rw_224",
+    "CoAtNet1RW2": "coatnet_rmlp_1_rw2_224",
+    "CoAtNetNanoRW": "coatnet_nano_rw_224",
+    "CoAtNetNanoRW2": "coatnet_rmlp_nano_rw_224",
+    "CoAtNeXtNanoRW": "coatnext_nano_rw_224",
 }
 
 
@@ -58,7 +65,8 @@ def timm_sides(name, image_size, batch_size, half, steps=1):
         raise ValueError(f"timm has no {name}. Choose another model or peer.")
     gpu = torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"
-    sized = isinstance(variants.find(name), coatnet.Variant)  # its tables have a size
+    kinds = (coatnet.Variant, coatnet_rw.Variant)
+    sized = isinstance(variants.find(name), kinds)  # its tables have a size
     size = {"img_size": image_size} if sized else {}
     model = timm.create_model(TIMM[name], pretrained=False, **size).to(device)
     model = model.to(memory_format=torch.channels_last)
