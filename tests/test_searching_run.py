@@ -118,15 +118,31 @@ def test_another_device(done):
     path.write_text(text)
 
 
+def test_a_trial_without_a_result_is_a_result(done):
+    """It has the reward 0 and its reason, is not done again, and the others decide."""
+    workdir, result = done
+    best = result.trials[0]["name"]
+    path = workdir / "trials" / best / "result.json"
+    text = path.read_text()
+    failed = {**json.loads(text), "reward": 0.0, "accuracy": 0.0, "reason": "diverged: by hand"}
+    path.write_text(json.dumps(failed))
+    again = run(workdir)
+    path.write_text(text)
+    assert again.best.name != best and again.trials[-1]["reason"] == "diverged: by hand"
+    assert "2 trials, 1 without a result" in again.conclusion
+    assert f"{best} (diverged)" in (workdir / "report.html").read_text()
+
+
 @pytest.mark.slow
-def test_a_network_that_diverges_is_a_result(tmp_path):
-    """Every trial breaks; each is a reward of 0 with its reason, and the search ends."""
+def test_a_recipe_under_which_the_baseline_diverges(tmp_path):
+    """Kernels grow 8,000 times a step; the search says so and trains nothing more."""
     broken = dataclasses.replace(
         RECIPE, learning_rate=900.0, weight_decay=9.0, clip=0.0, optimizer="sgd", warmup_epochs=0
-    )  # kernels grow 8,000 times a step
-    result = run(tmp_path / "s", recipe=broken, trials=1)
-    assert [row["reward"] for row in result.trials] == [0.0]
-    assert "diverged" in result.trials[0]["reason"]
+    )
+    with pytest.raises(RuntimeError, match="The baseline has no result .diverged: The loss"):
+        run(tmp_path / "s", recipe=broken, trials=1)
+    found = records.read(tmp_path / "s" / "baseline" / "result.json")
+    assert found["reward"] == 0.0 and not (tmp_path / "s" / "trials").exists()
 
 
 @pytest.mark.slow

@@ -108,7 +108,8 @@ def search(
         ValueError: If an argument is out of range, the data has no validation split, or the workdir
             holds another search; says what differs.
         ImportError: If Optuna is not installed.
-        RuntimeError: If a trial fails by its settings, or a worker is on another device.
+        RuntimeError: If a trial fails by its settings, the baseline or all trials diverge, or a
+            worker is on another device.
         SystemExit: With code 143 after SIGTERM, when the trainings have saved.
 
     Source:
@@ -170,6 +171,11 @@ class _Search:
             runs += 3 * len(FINAL_SEEDS) * bool(plan.final_epochs)
             Workers(plan, self.engine, self.runner).run(baseline, runs)
             found = records.best_first(records.results(plan.workdir))
+            if found[0]["reward"] <= 0:
+                raise RuntimeError(
+                    f"None of the {len(found)} trials has learnt anything; the first says: "
+                    f"{found[0]['reason'] or 'no picture was right'}."
+                )
             confirmed = self._confirm(found)
             best = _winner(found, confirmed)
             winner = plan.space.variant(plan.space.rows(best["values"]))
@@ -189,7 +195,13 @@ class _Search:
             with files.locked(folder.with_name(".baseline.lock")):
                 return self.runner.train(job, plan.data)
 
-        return self.runner.in_threads([task])[0]
+        (result,) = self.runner.in_threads([task])
+        if result["reason"] is not None:
+            raise RuntimeError(
+                f"The baseline has no result ({result['reason']}), and trials are trained alike: "
+                "give another recipe, and another workdir."
+            )
+        return result
 
     # ---- the best once more
 
