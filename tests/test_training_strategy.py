@@ -216,7 +216,7 @@ def test_one_worker_writes(jobs, task, chief):
     "config, message",
     [
         ("{junk", "cannot be read: JSONDecodeError"),
-        ("[]", "cannot be read"),
+        ("[1]", "cannot be read"),
         ({"task": {"type": "worker", "index": 1}}, r"task \('worker', 1\) is none of its cluster"),
         ({"task": {"type": "chef", "index": 0}}, "cannot be read: KeyError.'chef'"),
     ],

@@ -1,6 +1,8 @@
 """Which devices train, and how a model gets there."""
 
 import contextlib
+import json
+import os
 
 import keras
 import tensorflow as tf
@@ -46,6 +48,8 @@ def make_strategy(name, tpu="local"):
 
 def _multiworker():
     try:
+        if not isinstance(json.loads(os.environ.get("TF_CONFIG") or "{}"), dict):
+            raise TypeError("no dictionary")
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         cluster, task = resolver.cluster_spec().as_dict(), (resolver.task_type, resolver.task_id)
         known = not cluster or (task[1] or 0) < len(cluster[task[0]])
