@@ -37,7 +37,7 @@ ROWS = [
     ("predict {photo} --model=CoAtNet9", 2, "Did you mean CoAtNet"),
     ("predict {photo} --model=resnet50", 2, "there is no model 'resnet50'; models:"),
     ("predict {photo} --model={empty}/none.json", 1, "There is no file"),
-    ("predict {photo} --model={junk}", 2, "cannot be read as a variant"),
+    ("predict {photo} --model={junk}", 1, "cannot be read as a variant"),
     ("predict {photo} --modle=B0", 2, "Unknown command line flag 'modle'. Did you mean: model"),
     ("predict {photo} --model=CoAtNet0", 2, "no weights of CoAtNet0 were ever released; give"),
     ("evaluate --model=CoAtNet7 --data=digits", 2, "no weights of CoAtNet7 were ever released"),

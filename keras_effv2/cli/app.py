@@ -11,6 +11,7 @@ import sys
 
 from absl import flags
 
+from keras_effv2 import variants
 from keras_effv2.cli import quiet, settings
 from keras_effv2.cli.flags import (
     DONE,
@@ -79,6 +80,8 @@ def _run(name, command, values, rest):
                 f"{positional[0]!r} belongs to no flag; write --flag=value, and --noflag for no"
             )
         with quiet.own_lines(values.verbosity):
+            if "model" in values:
+                variants.find(values.model)  # the file of a row says what is wrong with it
             return command.run(values, positional) or DONE
     except (flags.Error, UsageError) as error:
         _complain(f"{sentence(error)} See effv2 {name} --help.", name)

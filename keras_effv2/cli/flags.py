@@ -119,9 +119,7 @@ class _Model(flags.ArgumentParser):
         known = {_plain(name): name for name in variants.list_models()}
         short = {key.removeprefix("efficientnetv2"): name for key, name in known.items()}
         if argument.endswith(".json"):
-            argument = files.expand(argument)
-            variants.find(argument)
-            return argument
+            return files.expand(argument)
         names = variants.list_models()
         name = {**short, **known}.get(_plain(argument), argument)
         if name not in names:
