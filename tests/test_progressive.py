@@ -364,5 +364,5 @@ def test_a_further_regulariser_is_one_field_and_its_taker(tmp_path):
     tests = pathlib.Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'more'}{os.pathsep}{tests}"}
     command = [sys.executable, "-c", NOISE, str(tmp_path / "run")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -235,7 +235,11 @@ def test_an_unknown_model_lists_the_known(name, model):
     with pytest.raises(ValueError) as error:
         recipes.get(name, model)
     known = ", ".join((*V2, *COATNET, "CoAtNet6", "CoAtNet7", *coatnet_rw.VARIANTS))
-    assert str(error.value) == f"There is no model '{model}'. Models: {known}."
+    meant = {"EfficientNetV2-S": "EfficientNetV2S", "coatnet2": "CoAtNet2"}[model]
+    assert str(error.value) == (
+        f"There is no model '{model}'. Did you mean {meant}? Models: {known}; or the file NAME.json "
+        "of a variant."
+    )
 
 
 def test_timms_coatnets_have_the_recipes_of_their_size():
@@ -252,7 +256,8 @@ def test_a_model_without_that_recipe_hears_of_its_own():
         recipes.get("imagenet1k", "CoAtNet4")
     assert str(error.value) == (
         "No recipe 'imagenet1k' was published for CoAtNet4. Its recipes: imagenet21k, "
-        "imagenet21k-ft1k, jft, jft-ft1k, cifar10, cifar100, flowers, cars, finetune, digits."
+        "imagenet21k-ft1k, jft, jft-ft1k, cifar10, cifar100, flowers, cars, finetune, digits, "
+        "search."
     )
 
 
