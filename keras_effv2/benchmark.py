@@ -15,7 +15,7 @@ import time
 import keras
 import numpy as np
 
-from keras_effv2 import models, optimizers
+from keras_effv2 import models, optimizers, variants
 
 MEASURES = ("train", "infer", "pipeline", "export")
 LARGEST = 8 << 30  # bytes of a batch
@@ -189,7 +189,7 @@ def run(
     unknown = [measure for measure in measures if measure not in MEASURES]
     if unknown:
         raise ValueError(f"Unknown measure {unknown[0]!r}. Measures: {', '.join(MEASURES)}.")
-    models.find(model)
+    variants.find(model)
     for name, value in (("image_size", image_size), ("batch_size", batch_size), ("rounds", rounds)):
         if value < 1:
             raise ValueError(f"`{name}` is 1 or more. Received: {value}.")

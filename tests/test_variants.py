@@ -9,7 +9,7 @@ import pytest
 from conftest import tiny_coatnet_row, tiny_efficientnet_row
 
 import keras_effv2 as kev
-from keras_effv2 import models
+from keras_effv2 import models, variants
 from keras_effv2.models import efficientnet_v2
 from keras_effv2.models.efficientnet_v2 import Stage
 
@@ -64,7 +64,7 @@ def test_a_file_holds_every_column(row, tmp_path):
     path = tmp_path / "row.json"
     kev.save_variant(row, path)
     assert kev.load_variant(path) == row
-    assert models.find(str(path)) == row == models.find(path) == models.find(row)
+    assert variants.find(str(path)) == row == variants.find(path) == variants.find(row)
     assert kev.model_info(str(path)) == kev.model_info(row)
     model = models.builder(path)(classes=3)
     assert model.count_params() == kev.model_info(row, classes=3)["parameters"]
@@ -72,9 +72,9 @@ def test_a_file_holds_every_column(row, tmp_path):
 
 
 def test_every_published_row_survives_its_file(tmp_path):
-    for name, row in models.VARIANTS.items():
+    for name, row in variants.VARIANTS.items():
         kev.save_variant(row, tmp_path / "row.json")
-        assert kev.load_variant(tmp_path / "row.json") == row == models.find(name)
+        assert kev.load_variant(tmp_path / "row.json") == row == variants.find(name)
 
 
 def test_a_searched_network_has_no_weights_and_says_so(tmp_path):
@@ -94,7 +94,7 @@ def test_a_searched_network_has_no_weights_and_says_so(tmp_path):
 )
 def test_a_model_that_is_not_there(model, error, words):
     with pytest.raises(error) as caught:
-        models.find(model)
+        variants.find(model)
     for word in words:
         assert word in str(caught.value)
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import tiny_coatnet_row
 
 import keras_effv2 as kev
-from keras_effv2 import models
+from keras_effv2 import models, variants
 from keras_effv2.models import coatnet, vit_rel
 
 # at CoAtNet-0's size and 224 px: blocks of stage 3, parameters and MACs over those of CCTT
@@ -23,7 +23,7 @@ UNMATCHED = {"CCCC": 20.9, "CCCT": 23.5, "CCTT": 25.0, "CTTT": 25.3}
 @pytest.mark.parametrize("letters", MATCHED)
 def test_staged_layouts_are_of_one_size(letters):
     repeats, parameters, macs = MATCHED[letters]
-    base, row = kev.model_info("CoAtNet0"), models.layout(letters)
+    base, row = kev.model_info("CoAtNet0"), variants.layout(letters)
     info = kev.model_info(row)
     assert [stage.repeats for stage in row.stages] == [2, 3, repeats, 2]
     ratios = [info[key] / base[key] for key in ("trainable_parameters", "macs")]
@@ -32,18 +32,18 @@ def test_staged_layouts_are_of_one_size(letters):
 
 @pytest.mark.parametrize("letters", UNMATCHED)
 def test_unmatched_layouts(letters):
-    info = kev.model_info(models.layout(letters, repeats=(2, 3, 5, 2)))
+    info = kev.model_info(variants.layout(letters, repeats=(2, 3, 5, 2)))
     assert info["trainable_parameters"] / 1e6 == pytest.approx(UNMATCHED[letters], abs=0.06)
 
 
 def test_cctt_is_coatnet():
-    row = models.layout("CCTT")
+    row = variants.layout("CCTT")
     assert row.stages == coatnet.VARIANTS["CoAtNet0"].stages
 
 
 def test_vit_rel_counts_by_hand():
     """12 c^2 and its biases, norms and table a block; patches, norm, hidden layer and head."""
-    row = models.layout("ViT_REL")
+    row = variants.layout("ViT_REL")
     (stage,) = row.stages
     c, n = stage.channels, stage.repeats
     assert (c, n) == (384, 14)
@@ -57,7 +57,7 @@ def test_vit_rel_counts_by_hand():
 
 @pytest.mark.parametrize("letters", ["CCCC", "CTTT", "ViT_REL"])
 def test_small_layouts_build_and_are_counted(letters, tmp_path):
-    row = models.layout(letters, base=tiny_coatnet_row())
+    row = variants.layout(letters, base=tiny_coatnet_row())
     model = models.builder(row)(classes=3, input_shape=(64, 64, 3))
     info = kev.model_info(row, 64, classes=3)
     assert model.count_params() == info["parameters"]
@@ -72,7 +72,7 @@ def test_small_layouts_build_and_are_counted(letters, tmp_path):
 
 
 def test_vit_rel_has_one_level():
-    row = models.layout("ViT_REL", base=tiny_coatnet_row(), repeats=(1,))
+    row = variants.layout("ViT_REL", base=tiny_coatnet_row(), repeats=(1,))
     level = vit_rel.build(row, features=["reduction_4"])(np.zeros((1, 64, 96, 3), "float32"))
     assert level["reduction_4"].shape == (1, 4, 6, 8)
     with pytest.raises(ValueError, match="out of reduction_4. Received.*reduction_5"):
@@ -96,6 +96,6 @@ def test_vit_rel_has_one_level():
 )
 def test_what_is_no_layout(arguments, words):
     with pytest.raises(ValueError) as error:
-        models.layout(*arguments)
+        variants.layout(*arguments)
     for word in words:
         assert word in str(error.value)

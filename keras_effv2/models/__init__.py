@@ -1,17 +1,8 @@
-"""The families of networks."""
+"""What builds the rows of `variants`: a page a family."""
 
 from keras_effv2.models import coatnet, coatnet_rw, efficientnet_v2, vit_rel
 from keras_effv2.models.families import builder, side_multiple
-from keras_effv2.variants import (
-    VARIANTS,
-    find,
-    layout,
-    list_models,
-    load_variant,
-    model_info,
-    save_variant,
-    scale,
-)
+from keras_effv2.variants import VARIANTS, list_models, model_info
 
 __all__ = [
     "VARIANTS",
@@ -19,13 +10,8 @@ __all__ = [
     "coatnet",
     "coatnet_rw",
     "efficientnet_v2",
-    "find",
-    "layout",
     "list_models",
-    "load_variant",
     "model_info",
-    "save_variant",
-    "scale",
     "side_multiple",
     "vit_rel",
 ]
