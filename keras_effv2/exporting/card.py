@@ -49,7 +49,7 @@ def _model_card(net, card):
     size = "any batch and size" if height is None else f"any batch, {height} x {width} pixels alone"
     made_for = f"{card['image_size']} x {card['image_size']}" if card["image_size"] else "any"
     count = sum(int(np.prod(v.shape)) for v in net.weights)
-    side = card["image_size"] or 224
+    side = card["image_size"] or layers.SIDE
     sides = (height or side, width or side)
     cost = f"{multiply_adds(net, *sides) / 1e9:.3g} billion at {sides[0]} x {sides[1]}"
     if saved_models_in(net):

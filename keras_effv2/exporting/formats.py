@@ -110,7 +110,7 @@ def _images(model, images):
     _, height, width, channels = model.inputs[0].shape
     if images is None:
         pixels = layers.find_pixels(model)
-        side = (pixels and pixels.image_size) or 224
+        side = (pixels and pixels.image_size) or layers.SIDE
         shape = (16, height or side, width or side, channels)
         images = np.random.default_rng(0).uniform(0, 255, shape)
     images = np.asarray(images, "float32")

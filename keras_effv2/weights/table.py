@@ -50,11 +50,7 @@ class Row:
 
 
 STORAGE = "https://storage.googleapis.com/"
-
-
 _KERAS = STORAGE + "tensorflow/keras-applications/efficientnet_v2/efficientnetv2-"
-
-
 _AUTOML = STORAGE + "cloud-tpu-checkpoints/efficientnet/v2/efficientnetv2-"
 
 
