@@ -109,7 +109,7 @@ def _batch(image_size, batch_size):
 # -------------------------------------------------------------------------------------- pairing
 
 
-def alternate(ours, peer, rounds, warmup=2):
+def alternate(ours, peer, rounds, warmup=2, clock=time.perf_counter):
     """Times two functions in turn.
 
     Args:
@@ -117,6 +117,8 @@ def alternate(ours, peer, rounds, warmup=2):
         peer: Function without arguments.
         rounds: How often each is timed, at least 1.
         warmup: How often each is called before.
+        clock: Gives seconds: `time.perf_counter` those that pass, `time.process_time` those of this
+            process alone.
 
     Returns:
         Two lists of seconds.
@@ -133,9 +135,9 @@ def alternate(ours, peer, rounds, warmup=2):
     for round_ in range(rounds):
         # who goes first changes too: the second finds warmer clocks and colder caches
         for side in (0, 1) if round_ % 2 == 0 else (1, 0):
-            start = time.perf_counter()
+            start = clock()
             (ours, peer)[side]()
-            times[side].append(time.perf_counter() - start)
+            times[side].append(clock() - start)
     return times
 
 
@@ -147,13 +149,13 @@ def setting(image_size, batch_size):
 def row(measure, model, setting, times, peer, unit="s"):
     """A `Row` of the times, or other numbers, of both sides."""
     middles = [statistics.median(side) for side in times]
-    spreads = [_spread(side) for side in times]
+    spreads = [spread(side) for side in times]
     ratio = middles[1] / middles[0]
     rounds = len(times[0])
     return Row(measure, model, setting, unit, *middles, peer, ratio, *spreads, rounds)
 
 
-def _spread(times):
+def spread(times):
     """Interquartile range over the median."""
     if len(times) < 2:
         return 0.0

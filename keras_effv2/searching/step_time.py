@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_effv2 import benchmark
+
 PAIRS = 8
 WARMUP = 2
 
@@ -37,21 +39,9 @@ def paired_ratio(ours, reference, pairs=PAIRS, warmup=WARMUP, clock=time.process
     >>> 0.2 < ratio < 5
     True
     """
-    for _ in range(warmup):
-        ours()
-        reference()
-    ratios = []
-    for pair in range(pairs):
-        seconds = [0.0, 0.0]
-        # who goes first changes: the second finds warmer clocks and colder caches
-        for side in (0, 1) if pair % 2 == 0 else (1, 0):
-            start = clock()
-            (ours, reference)[side]()
-            seconds[side] = clock() - start
-        ratios.append(seconds[0] / max(seconds[1], 1e-9))
-    middle = statistics.median(ratios)
-    low, _, high = statistics.quantiles(ratios, n=4) if pairs > 1 else (middle,) * 3
-    return middle, (high - low) / middle
+    times = benchmark.alternate(ours, reference, pairs, warmup, clock)
+    ratios = [mine / max(theirs, 1e-9) for mine, theirs in zip(*times)]
+    return statistics.median(ratios), benchmark.spread(ratios)
 
 
 def train_step(model, batch_size, image_size):

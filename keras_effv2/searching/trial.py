@@ -127,7 +127,7 @@ def _result(job, data, folder):
             "one",
             progress=False,
         )
-        result.update(_judged(trained, data, job.split))
+        result.update(_accuracy(trained, data, job.split))
         result.update(steps=trained.steps, resumed_from=trained.resumed_from)
         result["tracing_seconds"] = _tracing(trained.history)
         keys = ("loss", "accuracy", "val_loss", "val_accuracy")
@@ -159,15 +159,15 @@ def _for_time(recipe, data, epochs):
     return recipes.rescale(recipe, {"epochs": whole}), data
 
 
-def _judged(trained, data, split):
+def _accuracy(trained, data, split):
     """Top-1 and the number of pictures it was found on."""
     if split == "validation":
         last = trained.history[-1]
         return {"accuracy": last["val_accuracy"], "images": len(data.validation)}
     from keras_effv2 import evaluation
 
-    judged = evaluation.evaluate(trained.model, data, split=split)
-    return {"accuracy": judged.top1, "images": judged.images}
+    found = evaluation.evaluate(trained.model, data, split=split)
+    return {"accuracy": found.top1, "images": found.images}
 
 
 def _tracing(history):
