@@ -42,9 +42,8 @@ def side_of(model, image_size=None):
 
 
 def side_multiple(model):
-    """What the side of a model's pictures has to be a multiple of: 32 with relative attention."""
-    attends = any(type(layer).__name__ == "RelativeAttention" for layer in walk(model))
-    return 32 if attends else 1
+    """What the side of a model's pictures has to be a multiple of: the most that a layer asks for."""
+    return max((getattr(layer, "side_multiple", 1) for layer in walk(model)), default=1)
 
 
 def check_outputs(model):

@@ -36,6 +36,8 @@ class RelativeAttention(keras.layers.Layer):
     TensorShape([1, 5, 9, 64])
     """
 
+    side_multiple = 32  # of a picture's side: the networks that attend halve it five times
+
     def __init__(self, channels, head_size, grid, width=None, **kwargs):
         super().__init__(**kwargs)
         self.channels = channels
