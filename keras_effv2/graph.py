@@ -87,6 +87,23 @@ def dynamic_clone(model):
     return clone
 
 
+def of_any_size(model):
+    """A clone that computes pictures of any size, or None where a layer such as `Flatten` cannot."""
+    _, height, width, channels = model.inputs[0].shape
+    try:
+        clone = dynamic_clone(model)
+        other = (1, (height or 64) + 32, (width or 64) + 64, channels)
+        clone.compute_output_spec(keras.KerasTensor(other))
+    except (ValueError, TypeError):
+        return None
+    return clone
+
+
+def is_quantised(layer):
+    """Whether a layer computes with integers or eight bits: its kernel is not what it multiplies by."""
+    return getattr(layer, "quantization_mode", None) is not None
+
+
 def calls(model):
     """The calls that a functional model is made of, in order.
 
@@ -308,7 +325,7 @@ class _Logits(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         (dense,) = self._dense
-        if type(dense) is not keras.layers.Dense or dense.quantization_mode is not None:
+        if type(dense) is not keras.layers.Dense or is_quantised(dense):
             with _linear(dense):  # what else than a product it computes is its own business
                 return dense(inputs, training=training)
         logits = ops.matmul(inputs, dense.kernel)  # in float32 under every policy

@@ -26,7 +26,7 @@ def fold(model):
     folded = {norm.name for norm in (*before.values(), *after.values())}
 
     def clone(layer):
-        if _is_quantised(layer):  # made anew, it has its variables in another order
+        if graph.is_quantised(layer):  # made anew, it has its variables in another order
             return layer
         config = layer.get_config()
         if layer.name in folded:
@@ -37,17 +37,13 @@ def fold(model):
 
     lean = keras.models.clone_model(model, clone_function=clone)
     for layer in model.layers:
-        if layer.name in folded or _is_quantised(layer) or not layer.weights:
+        if layer.name in folded or graph.is_quantised(layer) or not layer.weights:
             continue
         weights = layer.get_weights()
         if layer.name in before or layer.name in after:
             weights = _merged(layer, weights, before.get(layer.name), after.get(layer.name))
         lean.get_layer(layer.name).set_weights(weights)
     return lean
-
-
-def _is_quantised(layer):
-    return getattr(layer, "quantization_mode", None) is not None
 
 
 def _neighbours(model):
@@ -116,7 +112,7 @@ def _is_linear(layer):
     return (
         type(layer) in _LINEAR
         and layer.activation is keras.activations.linear
-        and not _is_quantised(layer)
+        and not graph.is_quantised(layer)
         and not getattr(layer, "lora_enabled", False)
     )
 

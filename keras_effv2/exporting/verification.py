@@ -57,7 +57,7 @@ class Report:
 def is_exact(model):
     """Whether a model computes in float32 throughout, so that an export can be held to it."""
     return all(
-        layer.compute_dtype == "float32" and getattr(layer, "quantization_mode", None) is None
+        layer.compute_dtype == "float32" and not graph.is_quantised(layer)
         for layer in layers.walk(model)
     )
 

@@ -23,16 +23,11 @@ def any_size(model):
     """The model on pictures of any size, where it computes them; else the model itself."""
     if graph.is_dynamic(model):
         return model
-    _, height, width, channels = model.inputs[0].shape
-    try:
-        clone = graph.dynamic_clone(model)
-        other = (1, (height or 64) + 32, (width or 64) + 64, channels)
-        clone.compute_output_spec(keras.KerasTensor(other))
-    except (ValueError, TypeError):
+    clone = graph.of_any_size(model)
+    if clone is None:
         text = "%s computes one size alone: it is exported for %s x %s pixels."
-        logging.warning(text, model.name, height, width)
-        return model
-    return clone
+        logging.warning(text, model.name, *model.inputs[0].shape[1:3])
+    return model if clone is None else clone
 
 
 def labels_of(model, kind, labels):

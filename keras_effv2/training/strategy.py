@@ -142,14 +142,11 @@ def place(model, recipe, strategy):
 
 def _of_any_size(model, stays):
     """The model on pictures of any size; as it is, if a layer such as `Flatten` forbids that."""
-    try:
-        return graph.dynamic_clone(model)
-    except (ValueError, TypeError):
-        if stays:
-            return model
+    clone = graph.of_any_size(model)
+    if clone is None and not stays:
         clone = keras.models.clone_model(model)
         clone.set_weights(model.get_weights())
-        return clone
+    return model if clone is None else clone
 
 
 def policies(model):
