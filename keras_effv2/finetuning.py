@@ -363,8 +363,8 @@ def estimate(model, data, recipe):
     whole = 4 * min(seconds) * epochs * steps
     sizes = ", ".join(str(phase.image_size) for phase in phases)
     return (
-        f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)} of {len(data.train)} pictures, batch {recipe.batch_size}, sizes "
-        f"{sizes}: about {max(1, round(whole / 60))} min of training here, less if it stops early, "
+        f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)} of {len(data.train)} pictures, batch "
+        f"{recipe.batch_size}, sizes {sizes}: about {max(1, round(whole / 60))} min of training here, less if it stops early, "
         f"by one batch of {size} pixels ({1000 * min(seconds):.0f} ms); the head before, validation "
         "and report come on top."
     )
