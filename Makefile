@@ -7,7 +7,7 @@ QUICK := $(addprefix tests/test_,compatibility.py graph.py hub.py layers_backend
 	layers_batch_normalization.py layers_convolution.py layers_dropout.py models.py \
 	rematerialization.py weights_loading.py)
 
-.PHONY: help demo test slow floor check clean
+.PHONY: help demo test slow floor lint check docs dist clean
 
 help:             ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## */\t/'
@@ -32,11 +32,34 @@ floor:            ## the quick tests with the lowest Keras and TensorFlow that p
 	$(MAKE) VENV=.venv-floor CONSTRAINTS=tests/floor.txt .venv-floor/.installed
 	.venv-floor/bin/python -m pytest -q -n 2 --dist loadfile $(QUICK)
 
-check: $(VENV)/.installed  ## format, lint, types and the default tests
+lint: $(VENV)/.installed   ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(MAKE) test
+
+check: lint test  ## format, lint, types and the default tests
+
+.venv-docs/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --upgrade pip
+	.venv-docs/bin/python -m pip install --quiet '.[docs]'
+	touch $@
+
+docs: .venv-docs/.installed  ## the site, into site/; a dead link fails
+	.venv-docs/bin/mkdocs build --strict
+
+.venv-dist/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet --upgrade pip
+	.venv-dist/bin/python -m pip install --quiet --group dist
+	touch $@
+
+dist: .venv-dist/.installed  ## sdist and wheel, checked, into dist/
+	rm -rf dist build
+	.venv-dist/bin/check-manifest
+	.venv-dist/bin/python -m build
+	.venv-dist/bin/twine check --strict dist/*
+	.venv-dist/bin/pyroma --min=9 .
 
 clean:            ## remove what make made
-	rm -rf $(VENV) .venv-floor runs build *.egg-info
+	rm -rf $(VENV) .venv-floor .venv-docs .venv-dist runs build dist site *.egg-info

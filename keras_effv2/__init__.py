@@ -7,8 +7,14 @@ Keras all the same, see `registration`.
 
 import lazy_loader
 
-from keras_effv2 import registration
+from keras_effv2 import needs, registration
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name):
+    with needs.naming(f"keras_effv2.{name}"):
+        return _attribute(name)
+
 
 registration.register_when_keras_is_imported()

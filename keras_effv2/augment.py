@@ -7,9 +7,11 @@ picture's changes depend on (seed, epoch, index) alone and a resumed run sees th
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
-from keras_effv2 import layers
+from keras_effv2 import layers, needs
+
+with needs.naming("Augmentation"):
+    import tensorflow as tf
 
 GREY = 128  # what geometric operations uncover
 
@@ -477,6 +479,7 @@ def cutmix(images, labels, concentration, seed):
 # -------------------------------------------------------------------------------------- preview
 
 
+@needs.naming("A preview")
 def preview(split, phases, path, columns=8, seed=0, augment=None):
     """Writes a contact sheet: a row of augmented training pictures for every phase.
 

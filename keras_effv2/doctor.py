@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from keras_effv2 import weights
 
-EXTRAS = ("hub", "data", "export")  # what users install beyond the package
+EXTRAS = ("train", "hub", "data", "export", "search")  # what users install beyond the package
 # other distributions of the same package
 ALSO = {"tensorflow": ("tensorflow-cpu", "tensorflow-tpu", "tf-nightly")}
 HOSTS = ("https://storage.googleapis.com", "https://tfhub.dev")
@@ -79,6 +79,8 @@ def _packages():
     found = {"": [], **{extra: [] for extra in EXTRAS}}
     for text in asked:
         wanted = Requirement(text)
+        if wanted.name == "keras_effv2":  # an extra that is made of others
+            continue
         for extra, checks in found.items():
             if wanted.marker is None or wanted.marker.evaluate({"extra": extra}):
                 checks.append(_package(wanted, extra))
@@ -111,6 +113,8 @@ def _devices():
 
 
 def _memory():
+    if not hasattr(os, "sysconf"):
+        return Check("memory", True, "unknown on this system")
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     ok = pages >= 3.5  # the system keeps some of four
     advice = "" if ok else "B0 trains in 4 GiB; take smaller images and batches."

@@ -6,9 +6,11 @@ import pathlib
 import tempfile
 
 import keras
-import tensorflow as tf
 
-from keras_effv2 import files, layers, weights
+from keras_effv2 import files, layers, needs, weights
+
+with needs.naming("HubLayer"):
+    import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(layers.PACKAGE)

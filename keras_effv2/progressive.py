@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import keras
 
-from keras_effv2 import layers
+from keras_effv2 import layers, needs
 from keras_effv2.phases import (
     OF_LAYERS,
     STRENGTHS,
@@ -141,7 +141,8 @@ class ProgressiveLearning(keras.callbacks.Callback):
                 make epochs of different numbers of steps:
                 `fit` would cut all epochs to the first one's. `keras_effv2.train` does not.
         """
-        import tensorflow as tf
+        with needs.naming("A dataset of ProgressiveLearning"):
+            import tensorflow as tf
 
         from keras_effv2.augment import Augment
         from keras_effv2.data.streams import labelled

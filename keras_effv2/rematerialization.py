@@ -11,9 +11,11 @@ import collections
 import itertools
 
 import keras
-import tensorflow as tf
 
-from keras_effv2 import graph, layers
+from keras_effv2 import graph, layers, needs
+
+with needs.naming("Rematerialization"):
+    import tensorflow as tf
 
 
 def blocks(model):

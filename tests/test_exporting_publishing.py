@@ -29,7 +29,9 @@ def test_publish(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)  # not installed
         to = "kaggle" if value is kaggle else "hf"
         assert dict(exporting.publish(hub, to, "me/flowers")) == on_disk
-        with pytest.raises(ImportError, match=f"pip install {module}"):
+        with pytest.raises(
+            ImportError, match=rf"needs {module}: pip install 'keras_effv2\[publish\]'"
+        ):
             exporting.publish(hub, to, "me/flowers", dry_run=False)
         monkeypatch.setitem(sys.modules, module, value)
         assert dict(exporting.publish(hub, to, "me/flowers")) == on_disk and not sent

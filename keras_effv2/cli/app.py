@@ -11,7 +11,7 @@ import sys
 
 from absl import flags
 
-from keras_effv2 import variants
+from keras_effv2 import needs, variants
 from keras_effv2.cli import quiet, settings
 from keras_effv2.cli.flags import (
     DONE,
@@ -79,7 +79,7 @@ def _run(name, command, values, rest):
             raise UsageError(
                 f"{positional[0]!r} belongs to no flag; write --flag=value, and --noflag for no"
             )
-        with quiet.own_lines(values.verbosity):
+        with quiet.own_lines(values.verbosity), needs.naming("This command", extra="train"):
             if "model" in values:
                 variants.find(values.model)  # the file of a row says what is wrong with it
             return command.run(values, positional) or DONE

@@ -5,8 +5,11 @@ order that depends on (seed, epoch) alone, so that any step can be resumed witho
 came before, and evaluation batches in which every picture counts once.
 """
 
-from keras_effv2.data.load import load, resolved
-from keras_effv2.data.split import Data, Split
-from keras_effv2.data.walking import EXTENSIONS, find_pictures
+from keras_effv2 import needs
+
+with needs.naming("Data"):
+    from keras_effv2.data.load import load, resolved
+    from keras_effv2.data.split import Data, Split
+    from keras_effv2.data.walking import EXTENSIONS, find_pictures
 
 __all__ = ["Data", "EXTENSIONS", "Split", "find_pictures", "load", "resolved"]

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import files
+from keras_effv2 import files, needs
 from keras_effv2.data.cars import load_cars
 from keras_effv2.data.folder import load_folder
 from keras_effv2.data.split import Data, Split
@@ -16,6 +16,7 @@ from keras_effv2.data.walking import is_text
 UNEQUAL = 10  # a class of so many times the pictures of another hides how the other fares
 
 
+@needs.naming("Data")
 def load(
     spec: str | os.PathLike, *, validation: float = 0.1, seed: int = 0, strict: bool = False
 ) -> Data:

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import tensorflow as tf
 
+from keras_effv2 import needs
 from keras_effv2.data.folder import SPLITS
 from keras_effv2.data.split import Data, Split
 
@@ -13,12 +14,8 @@ IN_MEMORY = 4 * 2**30  # bytes of a TFDS split that is read at once
 
 def load_tfds(name, validation, seed):
     """A TFDS set that is prepared here: read into memory, or one by one from array_record files."""
-    try:
+    with needs.naming(f"tfds:{name}"):
         import tensorflow_datasets as tfds
-    except ImportError:
-        raise ImportError(
-            f"tfds:{name} needs tensorflow_datasets: pip install 'keras_effv2[data]'."
-        ) from None
     try:
         builder = tfds.builder(name, try_gcs=False)
     except tfds.core.registered.DatasetNotFoundError:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_effv2 import files, graph, layers
+from keras_effv2 import files, graph, layers, needs
 from keras_effv2.data import Data
 from keras_effv2.evaluation.outputs import (
     by_class,
@@ -84,6 +84,7 @@ class Evaluation:
         )
 
 
+@needs.naming("An evaluation")
 def evaluate(
     model: keras.Model,
     data: Data,

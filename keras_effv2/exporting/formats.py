@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing
 import tensorflow as tf
 
-from keras_effv2 import files, graph, layers
+from keras_effv2 import files, graph, layers, needs
 from keras_effv2.exporting.folding import fold
 from keras_effv2.exporting.verification import Report, compare, in_place, is_exact
 from keras_effv2.exporting.views import any_size, constant_rates, saved_models_in
@@ -216,13 +216,9 @@ def tflite_interpreter(path):
 
 
 def _write_onnx(net, target, quantize, images):
-    try:
+    with needs.naming("An ONNX export"):
         import onnxruntime
         import tf2onnx
-    except ImportError as error:
-        raise ImportError(
-            f"ONNX exports need {error.name}: pip install 'keras_effv2[export]'."
-        ) from None
     function = _inference(net)
     tf2onnx.convert.from_function(
         function, input_signature=function.input_signature, opset=17, output_path=str(target)

@@ -1,6 +1,9 @@
 """Uploads of exports to Kaggle and Hugging Face."""
 
+import importlib
 import pathlib
+
+from keras_effv2 import needs
 
 
 def publish(path, to, handle, dry_run=True):
@@ -33,18 +36,14 @@ def publish(path, to, handle, dry_run=True):
     ]
     if dry_run:
         return sorted(files)
+    with needs.naming("Publishing", extra="publish"):
+        uploader = importlib.import_module("kagglehub" if to == "kaggle" else "huggingface_hub")
     try:
         if to == "kaggle":
-            import kagglehub
-
-            kagglehub.model_upload(handle, str(folder))
+            uploader.model_upload(handle, str(folder))
         else:
-            import huggingface_hub
-
-            huggingface_hub.create_repo(handle, exist_ok=True)
-            huggingface_hub.upload_folder(repo_id=handle, folder_path=str(folder))
-    except ImportError as error:
-        raise ImportError(f"Publishing needs {error.name}: pip install {error.name}.") from None
+            uploader.create_repo(handle, exist_ok=True)
+            uploader.upload_folder(repo_id=handle, folder_path=str(folder))
     except Exception as error:  # whatever the uploader of the day raises
         raise OSError(f"{handle} could not be uploaded: {error}. Are you logged in?") from error
     return sorted(files)

@@ -8,6 +8,8 @@ import warnings
 import numpy as np
 from absl import logging
 
+from keras_effv2 import needs
+
 SAMPLERS = ("random", "tpe", "nsga2")
 STARTUP = 10  # networks drawn at random before a sampler learns from them
 PATIENCE = 200  # draws in a row that bring nothing new
@@ -167,10 +169,8 @@ def _evenly(choices):
 
 
 def _optuna():
-    try:
+    with needs.naming("A search"):
         import optuna
-    except ImportError:
-        raise ImportError("A search needs Optuna: pip install 'keras_effv2[search]'.") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

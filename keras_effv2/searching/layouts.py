@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-from keras_effv2 import files, recipes
+from keras_effv2 import files, needs, recipes
 from keras_effv2.data import Data
 from keras_effv2.phases import Phase
 from keras_effv2.recipes import Recipe
@@ -36,6 +36,7 @@ class Study:
     capacity: dict
 
 
+@needs.naming("Comparing layouts")
 def layouts(
     data: Data,
     workdir: str | os.PathLike,

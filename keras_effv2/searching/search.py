@@ -6,7 +6,7 @@ import os
 import numpy as np
 from absl import logging
 
-from keras_effv2 import files, recipes, variants
+from keras_effv2 import files, needs, recipes, variants
 from keras_effv2 import space as spaces
 from keras_effv2.data import Data
 from keras_effv2.searching import analysis, records, report
@@ -45,6 +45,7 @@ class Result:
         return analysis.conclusion(self.best.name, self.baseline["name"], self.final, self.trials)
 
 
+@needs.naming("A search")
 def search(
     data: Data,
     workdir: str | os.PathLike,

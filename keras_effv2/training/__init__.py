@@ -5,12 +5,15 @@ equal dropout masks, ragged tails, multi-worker), so the loop here runs its own 
 `strategy.run` and drives Keras callbacks itself. Read `loop.py` first.
 """
 
-from keras_effv2.training.loop import check_trainable, train
-from keras_effv2.training.run import Result
-from keras_effv2.training.step import cross_entropy
-from keras_effv2.training.stopping import TERMINATED
-from keras_effv2.training.strategy import STRATEGIES, is_chief, make_strategy
-from keras_effv2.training.unseen import unseen
+from keras_effv2 import needs
+
+with needs.naming("Training"):
+    from keras_effv2.training.loop import check_trainable, train
+    from keras_effv2.training.run import Result
+    from keras_effv2.training.step import cross_entropy
+    from keras_effv2.training.stopping import TERMINATED
+    from keras_effv2.training.strategy import STRATEGIES, is_chief, make_strategy
+    from keras_effv2.training.unseen import unseen
 
 __all__ = [
     "STRATEGIES",

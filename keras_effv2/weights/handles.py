@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 
+from keras_effv2 import needs
 from keras_effv2.weights.download import home, is_offline
 
 _KAGGLE = re.compile(
@@ -149,10 +150,10 @@ def _kaggle_versions(folder, version):
 
 def _fetched(handle, fetch):
     try:
-        return fetch(handle)
-    except ImportError as error:
-        package = (error.name or "").partition(".")[0]
-        raise ImportError(f"Fetching {handle} needs {package}: pip install {package}.") from None
+        with needs.naming(f"Fetching {handle}"):
+            return fetch(handle)
+    except ImportError:
+        raise
     except Exception as error:  # whatever the resolver of the day raises
         raise OSError(f"{handle} could not be fetched: {error}.") from error
 

@@ -5,6 +5,7 @@ import pathlib
 
 from absl import logging
 
+from keras_effv2 import needs
 from keras_effv2.files import digest, locked, write_whole
 from keras_effv2.weights.download import home, is_offline, mirror
 
@@ -29,13 +30,8 @@ def fetch(repository: str, filename: str = "model.safetensors") -> pathlib.Path:
         OSError: If the network fails or offline mode is on and the file is not in the cache.
         ValueError: If its sha256 is another than the published or the kept one; it is deleted.
     """
-    try:
+    with needs.naming(f"Fetching {repository}", "or give the path of the file"):
         import huggingface_hub
-    except ImportError:
-        raise ImportError(
-            f"Fetching {repository} needs huggingface_hub: pip install 'keras_effv2[hub]'. Or give "
-            "the path of the file."
-        ) from None
     folder = home()
     folder.mkdir(parents=True, exist_ok=True)
     pin = folder / f"{repository.rsplit('/', 1)[-1]}.safetensors.sha256"

@@ -12,6 +12,7 @@ import zlib
 
 import numpy as np
 
+from keras_effv2 import needs
 from keras_effv2.files import expand, open_regular, unpack
 from keras_effv2.weights import timm
 
@@ -217,7 +218,8 @@ _HEAD_BIAS = {"keras": "predictions/1", "indexed": "dense/1", "automl": "head/de
 
 def _read_automl(prefix, origin=None):
     """google/automl's TF1 checkpoints: variables by name, under one scope."""
-    import tensorflow as tf
+    with needs.naming("Reading a checkpoint of TensorFlow's"):
+        import tensorflow as tf
 
     try:
         reader = tf.train.load_checkpoint(prefix)
@@ -256,8 +258,9 @@ def _automl_checkpoint(arrays, origin):
 
 def _read_saved_model(path):
     """Ours, or TF Hub's: variables by the object graph, without running the graph."""
-    import tensorflow as tf
-    from tensorflow.core.protobuf import trackable_object_graph_pb2
+    with needs.naming("Reading a SavedModel"):
+        import tensorflow as tf
+        from tensorflow.core.protobuf import trackable_object_graph_pb2
 
     try:
         reader = tf.train.load_checkpoint(os.path.join(path, "variables", "variables"))

@@ -9,6 +9,8 @@ import zipfile
 
 import numpy as np
 
+from keras_effv2 import needs
+
 
 def is_safetensors(path):
     """Whether a file begins as the format does: the length of a JSON header, and the header."""
@@ -40,8 +42,9 @@ def read_safetensors(path):
     Raises:
         ValueError: If the file is damaged, or holds no network of these.
     """
-    import safetensors
-    import safetensors.numpy
+    with needs.naming("Reading a .safetensors file"):
+        import safetensors
+        import safetensors.numpy
 
     try:
         return renamed(safetensors.numpy.load_file(path))
