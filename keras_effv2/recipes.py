@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import math
 import os
+from collections.abc import Mapping
 
 from keras_effv2.phases import Phase, check, of_pictures, ramp
 from keras_effv2.phases import resolved as resolved_phases
@@ -30,6 +32,11 @@ class Recipe:
             `weight_decay / 2 * sum(w**2)`, with AdamW and SGD it is decoupled.
         label_smoothing: In [0, 1).
         loss: `"softmax"` or `"sigmoid"` cross-entropy.
+        class_weight: How much a picture of each class counts: `"none"`: all alike; `"auto"`: the
+            classes alike, however many pictures each has; or a mapping from names of classes to
+            weights above 0, of others 1. The loss takes the logarithms of the weights off the logits
+            (Menon et al. 2020, arXiv 2007.07314), which helps the few where weights in the loss do
+            not: what is learnt by heart has no loss to weigh. Only with `loss="softmax"`.
         ema: Decay of the moving average of all weights, or 0 for none.
         clip: Largest global norm of the gradients, or 0 for no clipping.
         precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`, which scales the loss.
@@ -63,6 +70,7 @@ class Recipe:
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
     loss: str = "softmax"
+    class_weight: str | Mapping[str, float] = "none"
     ema: float = 0.0
     clip: float = 0.0
     precision: str = "float32"
@@ -92,11 +100,34 @@ class Recipe:
                     f"`{field}` of a recipe is in [{low}, {high}). Received: "
                     f"{getattr(self, field)}."
                 )
+        check_class_weight(self.class_weight, self.loss)
         if self.phases and check(self.phases)[-1].stop_epoch != self.epochs:
             raise ValueError(
                 f"The phases end at epoch {self.phases[-1].stop_epoch}, the recipe has "
                 f"{self.epochs} epochs. Make both the same, ramp({self.epochs}, ...)."
             )
+
+
+def check_class_weight(class_weight, loss="softmax"):
+    """Refuses what is no setting of `Recipe.class_weight`."""
+    if isinstance(class_weight, Mapping):
+        for name, weight in class_weight.items():
+            number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+            if not (isinstance(name, str) and number and 0 < weight < math.inf):
+                raise ValueError(
+                    "`class_weight` maps names of classes to finite weights above 0. Received: "
+                    f"{name!r}: {weight!r}."
+                )
+    elif class_weight not in ("none", "auto"):
+        raise ValueError(
+            "`class_weight` is 'none', 'auto' or a mapping from names of classes to weights, such "
+            f"as {{'daisy': 2.0}}. Received: {class_weight!r}."
+        )
+    if class_weight != "none" and loss != "softmax":
+        raise ValueError(
+            f"`class_weight` goes with loss='softmax'. Received loss={loss!r}: with it each label has "
+            "a threshold of its own, so leave class_weight='none'."
+        )
 
 
 _CHOICES = {
@@ -393,6 +424,7 @@ def _finetune(variant):
         warmup_epochs=0.5,
         weight_decay=0.02,
         label_smoothing=0.1,
+        class_weight="auto",
         ema=0.99,
         crop_area=(0.5, 1.0),
         patience=4,

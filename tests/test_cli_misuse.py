@@ -94,6 +94,7 @@ ROWS = [
     ("train --data= --workdir=w", 2, "--data is missing"),
     ("finetune", 2, "--workdir is missing"),
     ("finetune --data=digits", 2, "--workdir is missing"),
+    ("finetune --data=digits --workdir=w --class_weight=even", 2, "class_weight is auto, none"),
     ("finetune --workdir=w", 2, "--data is missing"),
     ("evaluate", 2, "--data is missing"),
     ("evaluate --weights=imagenet", 2, "--data is missing"),

@@ -1,5 +1,7 @@
 """Recipes and phases that flags change."""
 
+import pytest
+
 import keras_effv2 as kev
 from keras_effv2.cli import settings
 
@@ -40,3 +42,12 @@ def test_phases_can_be_planned_by_flags():
     single = settings.recipe("imagenet1k", ["epochs=4"], "EfficientNetV2B0")
     sizes = [phase.image_size for phase in settings.ramped(single, ["image_size=96,192"]).phases]
     assert sizes == [96, 128, 160, 192]
+
+
+def test_weights_of_classes():
+    recipe = settings.recipe("digits", ["class_weight=1=2,7=0.5"], "EfficientNetV2B0")
+    assert recipe.class_weight == {"1": 2.0, "7": 0.5}
+    assert settings.class_weight("a=b=2") == {"a=b": 2.0}
+    for text in ("balanced", "rose=0", "rose=-1", "rose=nan", "=2", "rose=1,", ""):
+        with pytest.raises(settings.UsageError, match="auto, none, or NAME=WEIGHT,NAME=WEIGHT"):
+            settings.class_weight(text)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import build_convnet, tiny_data
+from scipy.stats import binomtest
 from sklearn.metrics import (
     balanced_accuracy_score,
     confusion_matrix,
+    f1_score,
     log_loss,
     top_k_accuracy_score,
 )
@@ -160,10 +162,19 @@ def test_few_of_a_class_are_seen_beside_many(tmp_path):
     assert result.top1 == pytest.approx(231 / 240)
     assert result.balanced_accuracy == pytest.approx((1 + 0.25) / 2)
     assert result.lowest_recalls == (("few", 0.25, 12), ("many", 1.0, 228))
-    assert "balanced accuracy 62.50%, lowest recalls: few 25.0% of 12" in str(result)
+    assert "balanced accuracy 62.50%, macro F1 0.690, lowest recalls: few 25.0% of 12" in str(
+        result
+    )
+    expected = f1_score(labels, scores.argmax(1), average="macro")
+    assert result.macro_f1 == pytest.approx(expected)
+    (name, recall, count, low, high), _ = sorted(result.class_recalls)
+    assert (name, recall, count) == ("few", 0.25, 12)
+    interval = binomtest(3, 12).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx(tuple(interval))
     summary = json.loads(json.dumps(result.summary()))
     assert summary["lowest_recalls"][0] == {"class": "few", "recall": 0.25, "images": 12}
     assert summary["balanced_accuracy"] == pytest.approx(0.625)
+    assert summary["class_recalls"][1]["interval"] == pytest.approx([low, high])
 
 
 def two_classes(head):

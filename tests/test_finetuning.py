@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import shutil
 import signal
+import sys
 import time
 
 import keras
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import train_tiny
+from absl import logging
 from conftest import mirrored, tiny_data, tiny_efficientnet_row
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils.class_weight import compute_class_weight
 
 import keras_effv2 as kev
 from keras_effv2 import cli, data, finetuning, models, recipes, training
@@ -82,6 +85,25 @@ def test_solved_head_is_logistic_regression(classes, tiny_effnet):
     assert best < 1e-3
 
 
+@pytest.mark.parametrize("class_weight", ["auto", {"green": 3.0, "grey": 0.5}])
+def test_weights_of_classes_move_the_biases_alone(class_weight, tiny_effnet):
+    """By scikit-learn's balanced weights, or those given. (Too few to choose a strength by.)"""
+    split = tiny_data(count=200).train
+    keep = np.sort(np.r_[np.flatnonzero(split.labels < 3), np.flatnonzero(split.labels == 3)[:4]])
+    split, heads = split.select(keep), []
+    model = tiny_effnet(classes=4, input_shape=(32, 32, 3))
+    for setting in ("none", class_weight):
+        finetuning.fit_head(model, split, 32, class_weight=setting)
+        heads.append(model.get_layer("predictions").get_weights())
+    (kernel, bias), (other_kernel, other_bias) = heads
+    if class_weight == "auto":
+        weights = compute_class_weight("balanced", classes=np.arange(4), y=split.labels)
+    else:
+        weights = np.array([1, 3, 1, 0.5])
+    np.testing.assert_array_equal(kernel, other_kernel)
+    np.testing.assert_allclose(other_bias - bias, np.log(weights), atol=1e-5)
+
+
 def test_a_class_without_pictures_is_never_named(tiny_effnet):
     pictures = tiny_data(count=80).train
     keep = np.flatnonzero(pictures.labels != 1)
@@ -93,7 +115,7 @@ def test_a_class_without_pictures_is_never_named(tiny_effnet):
 
 def test_of_very_many_pictures_some_are_enough(tiny_effnet, monkeypatch):
     seen = []
-    monkeypatch.setattr(finetuning, "ENOUGH", 20)
+    monkeypatch.setattr("keras_effv2.finetuning.head.ENOUGH", 20)
 
     class Counted(Split):
         def eval_batches(self, **settings):
@@ -214,7 +236,7 @@ def test_own_recipes(start, tmp_path):
         "EfficientNetV2B0", tiny_data(), tmp_path / "run", **options
     )
     assert result.steps == 6 and judged.images == 10
-    with pytest.raises(ValueError, match="says epochs, sizes, batch, flip and precision itself"):
+    with pytest.raises(ValueError, match="says epochs, sizes, batch, flip, class_weight and"):
         finetuning.finetune("EfficientNetV2B0", tiny_data(), tmp_path, epochs=3, **options)
 
 
@@ -232,14 +254,36 @@ def test_mixed_precision(start, tmp_path):
 
 def test_random_weights_are_told(start, tmp_path, caplog, monkeypatch):
     said = []
-    monkeypatch.setattr(
-        finetuning.logging, "info", lambda text, *values: said.append(text % values)
-    )
+    monkeypatch.setattr(logging, "info", lambda text, *values: said.append(text % values))
     options = {"weights": None, "epochs": 1, "image_size": 32, "hub": False}
     finetuning.finetune("EfficientNetV2B0", tiny_data(), tmp_path / "run", **options)
     assert any("min of training here" in text for text in said)
     assert "starts from random weights" in caplog.text
     assert "None were ever released" not in caplog.text
+
+
+def test_classes_count_alike_unless_it_is_said_otherwise(start, tmp_path, monkeypatch):
+    """Told in one line; part of what a run is; a class that is not there is refused before all."""
+    said = []
+    monkeypatch.setattr(logging, "info", lambda text, *values: said.append(text % values))
+    options = {"weights": start[1], "epochs": 1, "image_size": 32, "hub": False}
+    colours = tiny_data()
+    keep = np.r_[
+        np.flatnonzero(colours.train.labels != 2), np.flatnonzero(colours.train.labels == 2)[:3]
+    ]
+    colours = dataclasses.replace(colours, train=colours.train.select(np.sort(keep)))
+    finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "run", **options)
+    told = [text for text in said if "class_weight" in text]
+    assert len(told) == 1 and "12 pictures of red, 3 of blue" in told[0]
+    with pytest.raises(ValueError, match="class_weight: 'auto' -> 'none'"):
+        finetuning.finetune(
+            "EfficientNetV2B0", colours, tmp_path / "run", class_weight="none", **options
+        )
+    with pytest.raises(ValueError, match="class 'violet' that the data does not have"):
+        finetuning.finetune(
+            "EfficientNetV2B0", colours, tmp_path / "new", class_weight={"violet": 2}, **options
+        )
+    assert not (tmp_path / "new").exists()
 
 
 def test_several_labels_are_refused(start, tmp_path):
@@ -268,7 +312,8 @@ def test_interrupted_it_goes_on_without_solving_the_head_again(start, tmp_path, 
         )
         with pytest.raises(SystemExit):
             finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "run", **options)
-    monkeypatch.setattr(finetuning, "fit_head", None)
+    page = sys.modules["keras_effv2.finetuning.finetune"]  # the function has its file's name
+    monkeypatch.setattr(page, "fit_head", None)
     result, _ = finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "run", **options)
     assert result.resumed_from == 8 and result.steps == whole.steps == 12
     for one, other in zip(result.model.get_weights(), whole.model.get_weights(), strict=True):

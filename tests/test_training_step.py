@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 import train_tiny
 from conftest import build_convnet, dense, mirrored, tiny_data
+from sklearn.utils.class_weight import compute_class_weight
 
 from keras_effv2 import progressive, recipes, training
 from keras_effv2.training import checkpoints
@@ -216,6 +217,30 @@ def test_several_labels_share_a_picture():
     expected = -(smooth * np.log(sigmoid) + (1 - smooth) * np.log(1 - sigmoid)).sum(1)
     recipe = dataclasses.replace(make, loss="sigmoid")
     np.testing.assert_allclose(training.cross_entropy(labels, logits, recipe), expected, rtol=1e-5)
+
+
+def test_weights_of_classes_are_a_prior():
+    """The lowest loss on pictures of 9:1 is where both classes are as likely: logits are equal.
+
+    Of 90 and 10 pictures that look alike, scikit-learn's balanced weights give equal odds too.
+    Smoothed labels change nothing of it.
+    """
+    labels = np.repeat(np.eye(2, dtype="float32"), [90, 10], 0)
+    weights = compute_class_weight("balanced", classes=np.arange(2), y=labels.argmax(1))
+    for smoothing in (0.0, 0.1):
+        recipe = recipes.Recipe("loss", "tests", 1, 1, 1.0, label_smoothing=smoothing)
+        losses = [
+            np.mean(training.cross_entropy(labels, np.tile([[0, x]], (100, 1)), recipe, weights))
+            for x in np.linspace(-1, 1, 21, dtype="float32")
+        ]
+        assert np.argmin(losses) == 10
+    plain = recipes.Recipe("loss", "tests", 1, 1, 1.0)
+    logits = np.float32([[0.3, -1.0], [2.0, 0.1]])
+    adjusted = logits - np.log(weights)
+    expected = np.log(np.exp(adjusted).sum(1)) - adjusted[:, 1]
+    np.testing.assert_allclose(
+        training.cross_entropy(labels[-2:], logits, plain, weights), expected, rtol=1e-5
+    )
 
 
 def test_average_has_batch_norm_statistics_and_a_warm_up(quiet_train):

@@ -1,6 +1,7 @@
 """Fine-tune on your pictures."""
 
 from keras_effv2.cli import flags
+from keras_effv2.cli.settings import class_weight
 from keras_effv2.cli.train import finish
 
 USAGE = "--data=... --workdir=... [FLAGS]"
@@ -16,6 +17,11 @@ def define(values):
     flags.image_size(values, meaning=size, low=32)
     flags.batch_size(values, None, "Global batch size; default: by the data.")
     flags.boolean(values, "flip", True, "Mirror half of the pictures; not for letters.")
+    meaning = (
+        "How much pictures count by their class: auto (classes alike), none (pictures alike), or "
+        "NAME=WEIGHT,NAME=WEIGHT."
+    )
+    flags.string(values, "class_weight", "auto", meaning)
     flags.precision(values, "mixed_* where the device is faster in it; the model keeps it.")
     flags.integer(values, "seed", 0, "Seed.", 0, (1 << 32) - 1)
     flags.boolean(values, "hub", True, "Also export for TF Hub.")
@@ -23,7 +29,7 @@ def define(values):
 
 def run(values, _):
     flags.require(values, "workdir", "data")
-
+    weights = class_weight(values.class_weight)
     from keras_effv2.weights.loading import check_weights
 
     if values.weights not in ("default", "none"):
@@ -43,6 +49,7 @@ def run(values, _):
         image_size=values.image_size,
         batch_size=values.batch_size,
         flip=values.flip,
+        class_weight=weights,
         precision=values.precision,
         seed=values.seed,
         strategy=strategy,

@@ -46,11 +46,32 @@ def _field(setting):
         raise UsageError(
             f"a recipe has no field {key!r}; fields: {', '.join(sorted(kinds))}{hint(key, kinds)}"
         )
+    if key == "class_weight":
+        return key, class_weight(value)
     kind = typing.get_origin(kinds[key]) or kinds[key]
     try:
         return key, _PARSERS.get(kind, kind)(value)
     except (ValueError, TypeError):
         raise UsageError(f"--recipe.{key} is a {kind.__name__}; received {value!r}") from None
+
+
+def class_weight(text):
+    """`auto`, `none`, or a dictionary out of `NAME=WEIGHT,NAME=WEIGHT`."""
+    if text in ("auto", "none"):
+        return text
+    try:
+        weights = {
+            name: float(weight) for name, _, weight in (x.rpartition("=") for x in text.split(","))
+        }
+        recipes.check_class_weight(weights)
+    except ValueError:
+        weights = {}
+    if not weights or "" in weights:
+        raise UsageError(
+            "class_weight is auto, none, or NAME=WEIGHT,NAME=WEIGHT with weights above 0; received "
+            f"{text!r}"
+        )
+    return weights
 
 
 def _pair(first, last):

@@ -77,6 +77,10 @@ class Split:
     def __len__(self):
         return len(self.labels)
 
+    def class_counts(self):
+        """Pictures of each class, int array `(classes,)`."""
+        return np.bincount(self.labels, minlength=len(self.class_names))
+
     def steps(self, batch_size):
         """Training batches an epoch; the remainder is left to other epochs' orders."""
         if batch_size > len(self):
@@ -176,13 +180,7 @@ class Split:
 
         Of more than 100,000 files the contents are left out.
         """
-        if isinstance(self.pictures, np.ndarray):
-            return _digest(self.labels.tobytes(), np.ascontiguousarray(self.pictures))
-        names = "\0".join(map(os.path.basename, self.pictures)).encode()
-        of_names = _digest(self.labels.tobytes(), names)
-        if len(self) > damage.MANY:
-            return of_names
-        return f"{of_names}-{_digest(chr(0).join(map(str, self.hashes)).encode())}"
+        return _fingerprint(self)
 
     def typical_side(self, sample=64):
         """The median of the shorter sides of some pictures, in pixels."""
@@ -206,6 +204,16 @@ class Split:
             return i, raw, tf.one_hot(label, classes)
 
         return stream.map(read, num_parallel_calls=None if in_memory else tf.data.AUTOTUNE)
+
+
+def _fingerprint(split):
+    if isinstance(split.pictures, np.ndarray):
+        return _digest(split.labels.tobytes(), np.ascontiguousarray(split.pictures))
+    names = "\0".join(map(os.path.basename, split.pictures)).encode()
+    of_names = _digest(split.labels.tobytes(), names)
+    if len(split) > damage.MANY:
+        return of_names
+    return f"{of_names}-{_digest(chr(0).join(map(str, split.hashes)).encode())}"
 
 
 def _digest(*parts):

@@ -1,5 +1,6 @@
 """Data sets of TensorFlow Datasets that are prepared on this machine."""
 
+import functools
 import hashlib
 
 import numpy as np
@@ -10,6 +11,7 @@ from keras_effv2.data.folder import SPLITS
 from keras_effv2.data.split import Data, Split
 
 IN_MEMORY = 4 * 2**30  # bytes of a TFDS split that is read at once
+SAMPLE = 20_000  # labels that are enough to know how frequent the classes are
 
 
 def load_tfds(name, validation, seed):
@@ -103,6 +105,17 @@ class _Records(Split):
     def select(self, indices):
         own = self.indices[indices]
         return _Records(self.class_names, self.source, self.image, self.label, own)
+
+    def class_counts(self):
+        """Pictures of each class, of very many by a sample: their labels are read one by one."""
+        return self._counts
+
+    @functools.cached_property
+    def _counts(self):
+        few = np.random.default_rng(0).permutation(len(self))[:SAMPLE]
+        labels = [np.atleast_1d(self.source[int(i)][self.label]) for i in self.indices[few]]
+        counts = np.bincount(np.concatenate(labels), minlength=len(self.class_names))
+        return np.rint(counts * (len(self) / len(few))).astype("int64")
 
     def carve(self, part, seed):
         """Splits off a part at random."""

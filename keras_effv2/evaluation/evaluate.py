@@ -30,6 +30,9 @@ class Evaluation:
         top1_interval: 95 % Wilson interval of `top1`.
         top5_interval: The same of `top5`.
         balanced_accuracy: Mean recall of the classes that have images, each class counting the same.
+        macro_f1: Mean F1 of the same classes.
+        class_recalls: For each of them `(class name, recall, images, low, high)`, with the 95 %
+            Wilson interval of the recall.
         lowest_recalls: Up to five triples `(class name, recall, images)`, the lowest recall first.
         loss: Mean cross-entropy in nats.
         calibration_error: Expected calibration error over 15 bins.
@@ -46,6 +49,8 @@ class Evaluation:
     top1_interval: tuple
     top5_interval: tuple
     balanced_accuracy: float
+    macro_f1: float
+    class_recalls: tuple
     lowest_recalls: tuple
     loss: float
     calibration_error: float
@@ -64,7 +69,12 @@ class Evaluation:
         }
         keys = ("class", "recall", "images")
         recalls = [dict(zip(keys, row, strict=True)) for row in self.lowest_recalls]
+        every = [
+            {**dict(zip(keys, row[:3], strict=True)), "interval": list(row[3:])}
+            for row in self.class_recalls
+        ]
         return numbers | {
+            "class_recalls": every,
             "top1_interval": list(self.top1_interval),
             "top5_interval": list(self.top5_interval),
             "lowest_recalls": recalls,
@@ -80,7 +90,7 @@ class Evaluation:
         return (
             f"{self.split}: {part('top 1', self.top1, self.top1_interval)}, "
             f"{part('top 5', self.top5, self.top5_interval)} of {self.images} pictures; balanced "
-            f"accuracy {self.balanced_accuracy:.2%}, lowest recalls: {recalls}"
+            f"accuracy {self.balanced_accuracy:.2%}, macro F1 {self.macro_f1:.3f}, lowest recalls: {recalls}"
         )
 
 
@@ -175,7 +185,7 @@ def _predictions(predict, batches, outputs):
 
 def judge(scores, labels, class_names, split="test"):
     """Computes all numbers from probabilities `(n, classes)` and labels `(n,)`."""
-    from sklearn.metrics import confusion_matrix, log_loss, recall_score
+    from sklearn.metrics import confusion_matrix, f1_score, log_loss, recall_score
 
     count, classes = scores.shape
     best = np.argsort(-scores, axis=1, kind="stable")[:, : min(5, classes)]
@@ -184,7 +194,10 @@ def judge(scores, labels, class_names, split="test"):
     normal = scores / np.maximum(scores.sum(1, keepdims=True), 1e-12)
     present, images = np.unique(labels, return_counts=True)
     recalls = recall_score(labels, best[:, 0], labels=present, average=None, zero_division=0)
-    lowest = np.argsort(recalls, kind="stable")[:5]
+    rows = [
+        (class_names[i], float(recall), int(n), *wilson(round(recall * n), int(n)))
+        for i, recall, n in zip(present, recalls, images, strict=True)
+    ]
     return Evaluation(
         split=split,
         images=count,
@@ -193,9 +206,11 @@ def judge(scores, labels, class_names, split="test"):
         top1_interval=wilson(first, count),
         top5_interval=wilson(five, count),
         balanced_accuracy=float(recalls.mean()),
-        lowest_recalls=tuple(
-            (class_names[present[i]], float(recalls[i]), int(images[i])) for i in lowest
+        macro_f1=float(
+            f1_score(labels, best[:, 0], labels=present, average="macro", zero_division=0)
         ),
+        class_recalls=tuple(rows),
+        lowest_recalls=tuple(row[:3] for row in sorted(rows, key=lambda row: row[1])[:5]),
         loss=float(log_loss(labels, normal.clip(1e-7, 1), labels=np.arange(classes))),
         calibration_error=calibration_error(scores.max(1), hits[:, 0]),
         class_names=tuple(class_names),

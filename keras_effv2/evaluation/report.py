@@ -83,6 +83,7 @@ def _cards(result):
         (f"{result.top1:.1%}", f"top 1 {interval(*result.top1_interval)}"),
         (f"{result.top5:.1%}", f"top {five} {interval(*result.top5_interval)}"),
         (f"{result.balanced_accuracy:.1%}", "balanced accuracy, the mean recall of the classes"),
+        (f"{result.macro_f1:.3f}", "macro F1, the mean F1 of the classes"),
         (f"{result.images:,}", "pictures, each once"),
         (f"{result.loss:.3f}", "cross-entropy, nats"),
         (f"{result.calibration_error:.3f}", "calibration error"),
@@ -99,11 +100,13 @@ def _rows(result):
         labels=np.arange(len(result.class_names)),
         zero_division=0,
     )
+    intervals = {name: interval for name, _, _, *interval in result.class_recalls}
     for name, precision, recall, f1, count in zip(result.class_names, *numbers, strict=True):
         if count:
+            low, high = intervals[name]
             yield (
                 f"<tr><td>{html.escape(name)}</td><td>{count}</td><td>{precision:.1%}</td>"
-                f"<td>{recall:.1%}</td><td>{f1:.3f}</td></tr>"
+                f"<td>{recall:.1%}</td><td>{low:.1%} to {high:.1%}</td><td>{f1:.3f}</td></tr>"
             )
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 
 import keras
 import numpy as np
@@ -10,6 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_effv2 import files, graph, layers, optimizers, progressive, recipes, rematerialization
+from keras_effv2.data.weighting import class_weights
 from keras_effv2.training import records, state, stopping, strategy
 from keras_effv2.training.batches import Batches, eval_batches
 from keras_effv2.training.step import LARGEST_SCALE, EvalStep, TrainStep
@@ -76,7 +76,8 @@ class Run:
         self.progress = state.Progress()
         self.about = {"run": state.as_json(state.describe(recipe, self.model, data))}
         self.about |= {} if start is None else {"start": state.as_json(start)}
-        self._eval_step = EvalStep(self.logits, recipe, devices)
+        self.class_weights = class_weights(recipe.class_weight, data.train)
+        self._eval_step = EvalStep(self.logits, recipe, devices, self.class_weights)
 
     def train_step(self, steps_per_call, jit_compile, remat):
         """The compiled step; without `steps_per_call` as many as suit the devices."""
@@ -92,6 +93,7 @@ class Run:
             self.devices,
             steps_per_call or (50 if strategy.is_tpu(self.devices) else 1),
             jit_compile,
+            self.class_weights,
         )
 
     def batches(self):
@@ -123,12 +125,7 @@ class Run:
 
     def record(self, anew=False):
         """Writes what the run is, anew or where that is missing: recipe.json and start.json."""
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        for name, key in (("recipe.json", "run"), ("start.json", "start")):
-            path = self.workdir / name
-            said = self.about.get(key)
-            if said is not None and (anew or not state.says(path, said)):
-                files.write_whole(path, json.dumps(said, indent=2) + "\n")
+        state.record(self.workdir, self.about, anew)
 
     def roll_back(self, left_out):
         """Goes back to the newest checkpoint, from where these steps are left out."""
@@ -151,7 +148,8 @@ class Run:
         elif self.recipe.patience and self.data.validation is not None:
             loss, _ = self.evaluate()
             # a network that knows nothing yet is not to be kept, however badly it learns
-            if loss < 0.9 * stopping.loss_of_nothing(self.recipe, len(self.data.class_names)):
+            classes = len(self.data.class_names)
+            if loss < 0.9 * stopping.loss_of_nothing(self.recipe, classes, self.class_weights):
                 self.keep_best(loss)
         return self.progress.step
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import layers
+from keras_effv2 import files, layers
 from keras_effv2.data.split import of_names
 from keras_effv2.training import checkpoints
 
@@ -157,6 +157,15 @@ def says(path, content):
         return False
 
 
+def record(workdir, about, anew=False):
+    """Writes what a run is, anew or where that is missing: recipe.json and start.json."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    for name, key in (("recipe.json", "run"), ("start.json", "start")):
+        said = about.get(key)
+        if said is not None and (anew or not says(workdir / name, said)):
+            files.write_whole(workdir / name, json.dumps(said, indent=2) + "\n")
+
+
 def as_json(content):
     """A dictionary as JSON gives it back: tuples are lists."""
     return json.loads(json.dumps(content))
@@ -176,6 +185,8 @@ def check_same(workdir, checkpoint, described):
             f"{workdir} holds checkpoints, but no recipe.json that says of which run. Put it back, "
             "or choose another workdir."
         )
+    if "class_weight" in described:  # a field that came later
+        theirs.setdefault("class_weight", "none")
     if theirs.get("training data") == of_names(described["training data"]):
         theirs["training data"] = described["training data"]  # earlier versions hashed names alone
     changed = [

@@ -11,13 +11,16 @@ LARGEST_SCALE = 2.0**15
 _SCALE_STEPS = 2000  # without overflow, after which the scale doubles
 
 
-def cross_entropy(labels, logits, recipe):
+def cross_entropy(labels, logits, recipe, class_weights=None):
     """Loss of every picture.
 
     Args:
         labels: float32 `(batch, classes)`: one-hot, mixed, or several of 1.
         logits: float32 `(batch, classes)`.
         recipe: A `Recipe`: its loss and its label smoothing.
+        class_weights: How much a picture of each class counts, `(classes,)`; None: all alike. Their
+            logarithms are taken off the logits, and what smoothing gives is divided by them: a
+            class that is rare among the labels is rare there too.
 
     Returns:
         float32 `(batch,)`.
@@ -29,7 +32,13 @@ def cross_entropy(labels, logits, recipe):
         return tf.reduce_sum(losses, -1)
     # several labels of one picture share its weight (arXiv 2104.00298, section 5.2)
     labels = labels / tf.maximum(tf.reduce_sum(labels, -1, keepdims=True), 1e-6)
-    smooth = labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / classes
+    smoothing = recipe.label_smoothing / classes
+    if class_weights is not None:
+        logits -= tf.math.log(tf.constant(class_weights, tf.float32))
+        smoothing = tf.constant(
+            recipe.label_smoothing / class_weights / np.sum(1 / class_weights), tf.float32
+        )
+    smooth = labels * (1 - recipe.label_smoothing) + smoothing
     return tf.nn.softmax_cross_entropy_with_logits(smooth, logits)
 
 
@@ -62,6 +71,7 @@ class TrainStep:
         strategy: A `tf.distribute.Strategy`.
         steps_per_call: Steps a call, at most.
         jit_compile: Whether XLA compiles the step; on one device only.
+        class_weights: As `cross_entropy`'s.
 
     Call arguments:
         iterator: Of batches `(images, labels)`, distributed.
@@ -80,6 +90,7 @@ class TrainStep:
         strategy,
         steps_per_call=1,
         jit_compile=False,
+        class_weights=None,
     ):
         self.replicas = strategy.num_replicas_in_sync
         if jit_compile and self.replicas > 1:
@@ -87,7 +98,7 @@ class TrainStep:
                 f"`jit_compile` works on one device; this strategy has {self.replicas} replicas."
             )
         self.forward, self.model, self.optimizer = forward, model, optimizer
-        self.average, self.scaling = average, scaling
+        self.average, self.scaling, self.class_weights = average, scaling, class_weights
         self.recipe, self.strategy, self.steps_per_call = recipe, strategy, steps_per_call
         self.l2 = recipe.weight_decay if recipe.optimizer == "rmsprop" else 0.0
         self.decayed = [v for v in model.trainable_variables if optimizers.is_decayed(v)]
@@ -122,7 +133,7 @@ class TrainStep:
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
             logits = tf.cast(self.forward(images), tf.float32)
-            losses = cross_entropy(labels, logits, self.recipe)
+            losses = cross_entropy(labels, logits, self.recipe, self.class_weights)
             # over the global batch: gradients of the replicas add up to the whole's
             loss = tf.reduce_mean(losses) / self.replicas
             extra = tf.add_n(self.model.losses) if self.model.losses else 0.0
@@ -223,13 +234,15 @@ class EvalStep:
         logits: The model without its last activation.
         recipe: A `Recipe`: its loss and its label smoothing.
         strategy: A `tf.distribute.Strategy`.
+        class_weights: As `cross_entropy`'s.
 
     Call arguments:
         batches: Distributed data set of `(images, labels, mask)`.
     """
 
-    def __init__(self, logits, recipe, strategy):
+    def __init__(self, logits, recipe, strategy, class_weights=None):
         self.logits, self.recipe, self.strategy = logits, recipe, strategy
+        self.class_weights = class_weights
         self._step = tf.function(self._one)
 
     def __call__(self, batches):
@@ -242,6 +255,6 @@ class EvalStep:
 
     def _of_replica(self, images, labels, mask):
         logits = tf.cast(self.logits(images, training=False), tf.float32)
-        losses = cross_entropy(labels, logits, self.recipe) * mask
+        losses = cross_entropy(labels, logits, self.recipe, self.class_weights) * mask
         hits = tf.cast(_hits(labels, logits), tf.float32) * mask
         return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(hits), tf.reduce_sum(mask)])

@@ -72,6 +72,9 @@ def is_over(losses, patience):
     return len(losses) > 0 and len(losses) - 1 - int(np.argmin(losses)) >= patience > 0
 
 
-def loss_of_nothing(recipe, classes):
-    """The loss of equal logits."""
-    return float(cross_entropy(tf.one_hot([0], classes), tf.zeros((1, classes)), recipe)[0])
+def loss_of_nothing(recipe, classes, class_weights=None):
+    """The mean loss of equal logits, on classes as frequent as their weights suppose."""
+    labels, logits = tf.one_hot(range(classes), classes), tf.zeros((classes, classes))
+    losses = cross_entropy(labels, logits, recipe, class_weights)
+    frequency = np.ones(classes) if class_weights is None else 1 / class_weights
+    return float(np.average(losses, weights=frequency))

@@ -1,0 +1,178 @@
+"""Fine-tuning as a page: the plan, the head, the training, the evaluation, the export."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from keras_effv2 import models, recipes, training, variants
+from keras_effv2.data import Data, weighting
+from keras_effv2.evaluation import Evaluation, evaluate
+from keras_effv2.exporting import export_hub
+from keras_effv2.finetuning.freezing import freeze
+from keras_effv2.finetuning.head import fit_head
+from keras_effv2.finetuning.planning import estimate, phases_of, plan
+from keras_effv2.training import checkpoints
+from keras_effv2.variants.application import Variant
+from keras_effv2.weights import list_weights
+
+
+def finetune(
+    model: str | os.PathLike | Variant,
+    data: Data,
+    workdir: str | os.PathLike,
+    *,
+    weights: str | os.PathLike | None = "default",
+    epochs: int | None = None,
+    image_size: int | None = None,
+    batch_size: int | None = None,
+    flip: bool = True,
+    class_weight: str | Mapping[str, float] = "auto",
+    precision: str = "float32",
+    seed: int = 0,
+    strategy: str | tf.distribute.Strategy = "auto",
+    tpu: str = "local",
+    recipe: recipes.Recipe | None = None,
+    hub: bool = True,
+) -> tuple[training.Result, Evaluation | None]:
+    """Fine-tunes a model on pictures; resumes what it finds in the workdir.
+
+    With a validation split the weights that are kept are those of the lowest validation loss, the
+    solved head on the untouched backbone included, unless it does little better than guessing;
+    without one, the last. Batch normalisation stays frozen in the result;
+    call `freeze(model, "none")` to train all of it later.
+
+    Args:
+        model: Name of a builder, such as `"EfficientNetV2B0"`, or a variant, or the file of one.
+        data: A `Data` of `keras_effv2.data.load`.
+        workdir: Folder of the run; as `train`'s, and `hub/`, a TF Hub export.
+        weights: Tag or path of the weights to start from; `"default"`: what the builder loads by
+            default; None: random ones.
+        epochs: Epochs of the whole network; None: by the size of the data.
+        image_size: Largest side in pixels, rounded down to a multiple of 32; None: by machine,
+            model and pictures.
+        batch_size: Global batch size; None: by the size of the data.
+        flip: Whether to mirror half of the pictures; not for letters or traffic signs.
+        class_weight: As `Recipe.class_weight`: `"auto"` lets classes count alike, `"none"` pictures,
+            which names frequent classes more often; a mapping says it class by class.
+        precision: `"mixed_bfloat16"` or `"mixed_float16"` where the device is faster in it: recent
+            GPUs, TPUs, processors with AVX512_BF16 or AMX. The model keeps it.
+        seed: Seed of everything.
+        strategy: As `train`'s.
+        tpu: As `train`'s.
+        recipe: A `Recipe` instead of the planned one; goes without `epochs`, `image_size`,
+            `batch_size`, `flip`, `class_weight` and `precision`, and its seed counts.
+        hub: Whether to export for TF Hub.
+
+    Returns:
+        `(Result, Evaluation)` of the test split; the second is None for a worker that is not the
+        first.
+
+    Raises:
+        ValueError: If model, weights and data do not fit, a picture has several labels, or the
+            workdir holds a run that began from other weights.
+
+    Example:
+
+        photos = keras_effv2.data.load("folder:photos")
+        result, evaluation = finetune("EfficientNetV2B0", photos, "runs/photos")
+    """
+    variant = variants.find(model)
+    weights = variant.weights if weights == "default" else weights
+    split = training.check_trainable(data)
+    strategy = training.make_strategy(strategy, tpu)  # before anything else uses TensorFlow
+    recipe = _recipe(
+        recipe,
+        (epochs, image_size, batch_size, flip, class_weight, precision),
+        lambda: plan(
+            model,
+            len(split),
+            image_size,
+            epochs,
+            seed,
+            picture_side=split.typical_side(),
+            replicas=strategy.num_replicas_in_sync,
+        ),
+    )
+    weighting.class_weights(recipe.class_weight, split)  # refuses a class that is not there
+    for phase in recipes.resolved(recipe, variant.image_size).phases:
+        split.steps(phase.batch_size)  # refuses one that is too large, before anything is done
+    folder = pathlib.Path(workdir)
+    start = {"model": variant.name, "weights": weights and str(weights)}
+    build = functools.partial(_begun, variant, weights, data, recipe, folder)
+    result = training.train(build, data, recipe, folder, strategy, start=start)
+    if not training.is_chief(strategy):
+        return result, None
+    evaluation = evaluate(result.model, data, folder)
+    if hub:
+        _export(result.model, folder)
+    return result, evaluation
+
+
+def _recipe(given, settings, planned):
+    """The recipe that is given, or the planned one with what the user sets."""
+    _, _, batch_size, flip, class_weight, precision = settings
+    if given is not None:
+        if settings != (None, None, None, True, "auto", "float32"):
+            raise ValueError(
+                "A `recipe` says epochs, sizes, batch, flip, class_weight and precision itself: "
+                "change it with dataclasses.replace and leave the other arguments out."
+            )
+        return given
+    recipe = dataclasses.replace(
+        planned(), flip=flip, class_weight=class_weight, precision=precision
+    )
+    if batch_size is None:
+        return recipe
+    rate = recipe.learning_rate * batch_size / recipe.batch_size
+    return dataclasses.replace(recipe, batch_size=batch_size, learning_rate=rate)
+
+
+def _begun(variant, weights, data, recipe, workdir):
+    """The network to train, its head solved unless the run has begun; within the workdir's lock."""
+    begun = checkpoints.load_newest(workdir / "checkpoints") is not None
+    net = models.builder(variant)(
+        weights=weights,
+        classes=len(data.class_names),
+        classifier_activation=recipe.loss,
+        drop_path=0.0,
+    )
+    if weights is not None:
+        freeze(net, "batch_norm")
+    else:
+        released = variant.name not in variants.VARIANTS or list_weights(variant.name)
+        logging.warning(
+            "%s starts from random weights, which takes far more pictures and epochs than "
+            "fine-tuning.%s",
+            variant.name,
+            "" if released else " None were ever released for it.",
+        )
+    if begun:
+        return net
+    logging.info("%s", estimate(net, data, recipe))
+    if said := weighting.told(recipe.class_weight, data.train):
+        logging.info("%s", said)
+    if weights is not None:
+        start, side = time.perf_counter(), phases_of(net, recipe)[-1].image_size
+        score = fit_head(net, data.train, side, seed=recipe.seed, class_weight=recipe.class_weight)
+        held_out = "" if np.isnan(score) else f"{score:.1%} on held-out pictures, "
+        logging.info("Head on frozen features: %s%.0f s.", held_out, time.perf_counter() - start)
+    return net
+
+
+def _export(model, workdir):
+    """Exports for TF Hub, unless this run has done so already."""
+    path, fresh = workdir / "hub", workdir / ".hub"
+    if path.exists() and path.stat().st_mtime > (workdir / "start.json").stat().st_mtime:
+        return
+    shutil.rmtree(fresh, ignore_errors=True)
+    export_hub(model, fresh)
+    shutil.rmtree(path, ignore_errors=True)  # of a run that is gone
+    fresh.rename(path)

@@ -1,0 +1,95 @@
+"""The head, solved on features of the frozen backbone that are computed once."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_effv2 import graph
+from keras_effv2.data.weighting import class_weights
+
+ENOUGH = 20_000  # pictures to solve a head on; more take hours and change little
+
+
+def fit_head(model, split, image_size, batch_size=32, seed=0, class_weight="none"):
+    """Solves the head of a model on features of its frozen backbone.
+
+    Args:
+        model: A classifier of this package; its last dense layer is set.
+        split: Training `Split`; of a larger one, 20,000 pictures at random.
+        image_size: Side in pixels.
+        batch_size: Pictures at a time.
+        seed: Seed of the sample and of the split by which the regularisation is chosen.
+        class_weight: As `Recipe.class_weight`: the logarithms of the weights are added to the
+            solution's biases, which is what minimises the loss that takes them off.
+
+    Returns:
+        Accuracy on pictures held out for choosing the regularisation, which count as the weights
+        say; NaN if there are classes of fewer than five, which are too few to choose by.
+
+    Raises:
+        ValueError: If a picture has several labels, or none.
+    """
+    weights = class_weights(class_weight, split)
+    weights = np.ones(len(split.class_names)) if weights is None else weights
+    sampled = len(split) > ENOUGH
+    if sampled:
+        order = np.random.default_rng(seed).permutation(len(split))
+        split = split.select(np.sort(order[:ENOUGH]))
+    head = graph.head_of(model)
+    backbone = keras.Model(model.input, head.input)
+    compute = tf.function(lambda x: backbone(x, training=False), reduce_retracing=True)
+    features, labels = [], []
+    for images, targets, mask in split.eval_batches(image_size=image_size, batch_size=batch_size):
+        keep = mask.numpy() > 0
+        given = (targets.numpy()[keep] > 0).sum(1)
+        if (given != 1).any():
+            raise ValueError(
+                f"Fine-tuning takes one label a picture; one here has {given[given != 1][0]}. "
+                "Train on such data with keras_effv2.train and a recipe of loss='sigmoid'."
+            )
+        features.append(compute(images).numpy()[keep])
+        labels.append(targets.numpy().argmax(1)[keep])
+    features, labels = np.concatenate(features), np.concatenate(labels)
+    mean, deviation = features.mean(0), features.std(0) + 1e-3
+    features = (features - mean) / deviation
+    best, score = _regularisation(features, labels, weights, seed)
+    kernel, bias = _solved(features, labels, len(weights), best)
+    missing = np.bincount(labels, minlength=len(weights)) == 0
+    # classes without a picture: not to be named, unless it is the sample that has none
+    bias[missing] = bias[~missing].min() if sampled else -10.0
+    bias[~missing] += np.log(weights[~missing])
+    kernel /= deviation[:, None]
+    head.set_weights([kernel, bias - mean @ kernel])
+    return score
+
+
+def _regularisation(features, labels, weights, seed):
+    """The strength that does best on pictures held out, which count by class; and how well."""
+    from sklearn.model_selection import train_test_split
+
+    counts = np.bincount(labels)
+    if min(counts[counts > 0]) < 5:  # too few to choose by
+        return 0.003, float("nan")
+    parts = train_test_split(features, labels, test_size=0.2, random_state=seed, stratify=labels)
+    train, held, train_labels, held_labels = parts
+    scores = {}
+    for strength in (0.0003, 0.003, 0.03):
+        kernel, bias = _solved(train, train_labels, len(weights), strength)
+        said = (held @ kernel + bias + np.log(weights)).argmax(1)
+        scores[strength] = np.average(said == held_labels, weights=weights[held_labels])
+    return max(scores.items(), key=lambda item: item[1])
+
+
+def _solved(features, labels, classes, strength):
+    """Kernel and bias of a logistic regression; of classes without a picture zeros."""
+    from sklearn.linear_model import LogisticRegression
+
+    solved = LogisticRegression(C=strength, max_iter=200).fit(features, labels)
+    coefficients, intercepts = solved.coef_, solved.intercept_
+    if len(solved.classes_) == 2:  # scikit-learn keeps one row for two classes
+        coefficients = np.concatenate([-coefficients, coefficients]) / 2
+        intercepts = np.concatenate([-intercepts, intercepts]) / 2
+    kernel, bias = np.zeros((features.shape[1], classes)), np.zeros(classes)
+    kernel[:, solved.classes_] = coefficients.T
+    bias[solved.classes_] = intercepts
+    return kernel, bias
