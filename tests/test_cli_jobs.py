@@ -1,7 +1,9 @@
 """The command line as its user meets it: from pictures to a model and its exports."""
 
+import csv
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -154,6 +156,35 @@ def test_what_cannot_be_done_gets_a_sentence(
     assert message in err
     assert "Traceback" not in err and len(err.strip().splitlines()) <= 2
     assert not (tmp_path / "work").exists() or not any((tmp_path / "work").glob("*.keras"))
+
+
+def test_predictions_as_a_table_and_in_folders(model_file, folder, tmp_path, capsys):
+    """The table is read by pandas' rules (csv); of two pictures of one name both are there."""
+    (tmp_path / "more").mkdir()
+    first = sorted((folder / "val" / "red").iterdir())[0]
+    shutil.copy(first, tmp_path / "more" / first.name)
+    given = [folder / "val", tmp_path / "more", f"--model_file={model_file}", "--top=2"]
+    outputs = [f"--csv={tmp_path}/table.csv", f"--sort_into={tmp_path}/sorted"]
+    named = "--class_names=a/b,second,third, fourth"
+    code, out, err = run(capsys, "predict", *given, *outputs, named, "--format=json")
+    assert code == 0, err
+    with open(tmp_path / "table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    said = json.loads(out)
+    assert len(rows) == len(said) == 11
+    assert list(rows[0]) == ["file", "class", "score", "class 2", "score 2"]
+    copies = [path for path in (tmp_path / "sorted").rglob("*.*") if path.is_file()]
+    assert len(copies) == 11
+    for row, result in zip(rows, said, strict=True):
+        best = result["classes"][0]
+        assert (row["file"], row["class"]) == (result["file"], best["name"])
+        assert float(row["score"]) == pytest.approx(best["score"], abs=1e-6)
+        target = tmp_path / "sorted" / best["name"].replace("/", "_")
+        content = pathlib.Path(result["file"]).read_bytes()
+        assert content in [path.read_bytes() for path in target.iterdir()]
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    code, out, err = run(capsys, "predict", *given, f"--class_names={tmp_path}/names.txt")
+    assert code == 2 and "has 3 names, the model 4 outputs" in err
 
 
 def test_no_class_at_nan_per_cent(model_file, folder, tmp_path, capsys):

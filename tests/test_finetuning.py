@@ -215,8 +215,8 @@ def test_the_whole_way(start, tmp_path):
         finetuning.finetune(
             "EfficientNetV2B0", colours, tmp_path / "run", **{**options, "weights": None}
         )
-    with pytest.raises(ValueError, match="no model 'B0'. Models: EfficientNetV2B0"):
-        finetuning.finetune("B0", colours, tmp_path / "other")
+    with pytest.raises(ValueError, match="no model 'B9'. Models: EfficientNetV2B0"):
+        finetuning.finetune("B9", colours, tmp_path / "other")
     # the run is begun anew in the same folder: its export is that of the new network
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     _, other = finetuning.finetune(

@@ -7,6 +7,7 @@ USAGE = "--model_file=... --data=... [FLAGS]"
 
 def define(values):
     flags.model_and_weights(values)
+    flags.class_names(values)
     flags.output_format(values)
     flags.data(values)
     flags.choice(

@@ -22,6 +22,7 @@ _MOST_IMAGES = 256
 
 def define(values):
     flags.model_and_weights(values)
+    flags.class_names(values)
     flags.choice(values, "format", "hub", ["hub", *_LEAN], "What to write.")
     flags.path(values, "output", "Where to write it.", local=True)
     kinds = ["classification", "feature_vector"]

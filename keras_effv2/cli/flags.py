@@ -4,7 +4,6 @@ import difflib
 import json
 import math
 import os
-import re
 import sys
 import zipfile
 
@@ -113,23 +112,17 @@ class _Folder(_Path):
 
 
 class _Model(flags.ArgumentParser):
-    """Also understands `b0`, `efficientnetv2-s` and `CoAtNet_0`."""
+    """A name as `variants.find` understands it, written out; or the file of a row."""
 
     def parse(self, argument):
-        known = {_plain(name): name for name in variants.list_models()}
-        short = {key.removeprefix("efficientnetv2"): name for key, name in known.items()}
         if argument.endswith(".json"):
             return files.expand(argument)
-        names = variants.list_models()
-        name = {**short, **known}.get(_plain(argument), argument)
-        if name not in names:
-            listed = f"models: {', '.join(names)}{hint(name, names)}"
-            raise UsageError(f"there is no model {argument!r}; {listed}")
-        return name
-
-
-def _plain(name):
-    return re.sub("[^a-z0-9]", "", name.lower())
+        try:
+            return variants.find(argument).name
+        except ValueError:
+            names = variants.list_models()
+            listed = f"models: {', '.join(names)}{hint(argument, names)}"
+            raise UsageError(f"there is no model {argument!r}; {listed}") from None
 
 
 # ------------------------------------------------------------------------------------ shared flags
@@ -149,6 +142,12 @@ def model_and_weights(values):
     path(values, "weights", "Tag or path of weights.")
     path(values, "model_file", "A saved .keras model instead.")
     strings(values, "trust", "Handle of a SavedModel that --model_file names and that may run.")
+
+
+def class_names(values):
+    """Names that a model file does not carry."""
+    meaning = "Names of the model's classes: NAME,NAME,... or a file with one a line."
+    string(values, "class_names", None, meaning)
 
 
 def precision(values, meaning):
@@ -223,10 +222,34 @@ def load_model(values, **arguments):
 
         HubLayer.trusted.update(values.trust)
     if values.model_file:
-        return model_files.load_model(values.model_file)
-    if values.weights:
-        arguments["weights"] = values.weights
-    return models.builder(values.model)(**arguments)
+        model = model_files.load_model(values.model_file)
+    else:
+        arguments |= {"weights": values.weights} if values.weights else {}
+        model = models.builder(values.model)(**arguments)
+    names = "class_names" in values and values.class_names
+    return _named(model, names) if names else model
+
+
+def _named(model, text):
+    """The model with the names of classes that a file holds, or that are given with commas."""
+    from keras_effv2 import layers
+
+    if os.path.isfile(files.expand(text)):
+        with open(files.expand(text), encoding="utf-8") as file:
+            names = file.read().splitlines()
+    else:
+        names = text.split(",")
+    pixels, count = layers.find_pixels(model), model.output_shape[-1]
+    if len(names) not in (count, max(2, count)):
+        raise UsageError(
+            f"--class_names has {len(names)} names, the model {count} outputs; received {text!r}"
+        )
+    if pixels is None:
+        raise UsageError(
+            f"--class_names cannot be kept by {model.name}, which no builder of this package made"
+        )
+    pixels.class_names = tuple(names)
+    return model
 
 
 def load_data(values, **arguments):

@@ -1,17 +1,27 @@
-"""List models, their sizes, weights and pixels."""
+"""List models, their sizes, weights and pixels.
+
+A pattern such as '*V2*' lists those that it fits.
+"""
 
 from keras_effv2 import variants
 from keras_effv2.cli import flags
 
-USAGE = "[--format=json]"
+USAGE = "['PATTERN'] [--format=json]"
+POSITIONAL = True
 
 
 def define(values):
     flags.choice(values, "format", "text", ["text", "markdown", "json"], "How the list is printed.")
 
 
-def run(values, _):
-    rows = [_row(name) for name in variants.list_models()]
+def run(values, positional):
+    patterns = positional or ["*"]
+    names = [name for pattern in patterns for name in variants.list_models(pattern)]
+    if not names:
+        known = variants.list_models()
+        found = f"no model is called {patterns[0]!r}{flags.hint(patterns[0], known)}"
+        raise flags.UsageError(f"{found}; models: {', '.join(known)}")
+    rows = [_row(name) for name in dict.fromkeys(names)]
     flags.show(values, rows, (_markdown if values.format == "markdown" else _text)(rows))
 
 

@@ -1,8 +1,11 @@
 """Name what is on pictures."""
 
+import csv
 import errno
 import glob
+import io
 import os
+import shutil
 import sys
 
 from keras_effv2 import files
@@ -14,8 +17,13 @@ POSITIONAL = True
 
 def define(values):
     flags.model_and_weights(values)
+    flags.class_names(values)
     flags.output_format(values)
     flags.integer(values, "top", 5, "How many classes to name.", 1)
+    meaning = "File for a table: a row a picture, with its classes and their scores."
+    flags.path(values, "csv", meaning, local=True)
+    meaning = "Folder to copy the pictures into, into one folder a class; nothing is replaced."
+    flags.folder(values, "sort_into", meaning)
     flags.image_size(values)
     flags.batch_size(values, 16, "Pictures at a time.")
 
@@ -35,6 +43,10 @@ def run(values, positional):
     for result in results:
         lines.append(_one_line(result["file"]))
         lines += [f"  {c['score']:6.1%}  {_one_line(c['name'])}" for c in result["classes"]]
+    if values.csv:
+        files.write_whole(values.csv, _table(results))
+    if values.sort_into:
+        _sort(results, values.sort_into)
     flags.show(values, results, "\n".join(lines))
     failed = len(found) - len(results)
     if failed:
@@ -58,6 +70,33 @@ def _predictions(model, found, values):
             best = np.argsort(-row, kind="stable")[: values.top]
             classes = [{"index": int(i), "name": names[i], "score": float(row[i])} for i in best]
             yield {"file": file, "classes": classes}
+
+
+def _table(results):
+    """Text of a CSV file: `file,class,score,class 2,score 2,...`."""
+    most = max((len(result["classes"]) for result in results), default=1)
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    numbers = ["", *(f" {i}" for i in range(2, most + 1))]
+    rows.writerow(["file", *(f"{column}{i}" for i in numbers for column in ("class", "score"))])
+    for result in results:
+        cells = [(c["name"], f"{c['score']:.6f}") for c in result["classes"]]
+        rows.writerow([result["file"], *(cell for pair in cells for cell in pair)])
+    return table.getvalue()
+
+
+def _sort(results, folder):
+    """Copies every picture into the folder of its best class; equal names get a number."""
+    for result in results:
+        name = result["classes"][0]["name"].replace("/", "_").replace("\\", "_")
+        target = os.path.join(folder, "_" if name in ("", ".", "..") else name)
+        os.makedirs(target, exist_ok=True)
+        stem, extension = os.path.splitext(os.path.basename(result["file"]))
+        path, number = os.path.join(target, stem + extension), 1
+        while os.path.exists(path):
+            number += 1
+            path = os.path.join(target, f"{stem}-{number}{extension}")
+        shutil.copy2(result["file"], path)
 
 
 def readable(model, pictures, image_size=None):

@@ -9,6 +9,7 @@ import difflib
 import json
 import os
 import pathlib
+import re
 import types
 import typing
 
@@ -31,7 +32,8 @@ def find(model):
     """Finds the row of a model.
 
     Args:
-        model: A name that `list_models()` lists, the path of a file that `save_variant` wrote
+        model: A name that `list_models()` lists, in any case and without what all names share, such
+            as `"b0"`, `"EfficientNetV2-S"` or `"coatnet_0"`; the path of a file that `save_variant` wrote
             (`*.json`), or a `Variant`, which is returned as it is.
 
     Returns:
@@ -45,6 +47,8 @@ def find(model):
 
     >>> find("EfficientNetV2B0").image_size
     224
+    >>> find("b0").name, find("efficientnetv2-s").name
+    ('EfficientNetV2B0', 'EfficientNetV2S')
     """
     if type(model) in _FAMILY_NAMES:
         return model
@@ -57,11 +61,23 @@ def find(model):
             "A model is named, is a Variant, or is a file that save_variant wrote. Received: "
             f"{type(model).__name__}."
         )
+    if (name := _named().get(_plain(model))) is not None:
+        return VARIANTS[name]
     near = difflib.get_close_matches(model, VARIANTS, n=3)
     raise ValueError(
         f"There is no model {model!r}. {f'Did you mean {near[0]}? ' if near else ''}"
         f"Models: {', '.join(VARIANTS)}; or the file NAME.json of a variant."
     )
+
+
+def _named():
+    """Names as people type them, plain -> as they are."""
+    plain = {_plain(name): name for name in VARIANTS}
+    return {key.removeprefix("efficientnetv2"): name for key, name in plain.items()} | plain
+
+
+def _plain(name):
+    return re.sub("[^a-z0-9]", "", name.lower())
 
 
 # ---------------------------------------------------------------------------------------- files

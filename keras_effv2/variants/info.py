@@ -5,6 +5,7 @@ counted (the paper's and google/automl's own figures include some of it).
 """
 
 import dataclasses
+import fnmatch
 import math
 import os
 
@@ -88,15 +89,23 @@ def model_info(
     }
 
 
-def list_models() -> list[str]:
-    """Returns the names of all builders.
+def list_models(pattern: str = "*") -> list[str]:
+    """Returns the names of all builders, or of those that a pattern fits.
+
+    Args:
+        pattern: As of file names, in any case: `*` stands for anything, `?` for one character.
+
+    Returns:
+        A list in the order of the tables; empty if none fits.
 
     Example:
 
     >>> len(list_models())
     26
+    >>> list_models("*v2b?")
+    ['EfficientNetV2B0', 'EfficientNetV2B1', 'EfficientNetV2B2', 'EfficientNetV2B3']
     """
-    return list(VARIANTS)
+    return [name for name in VARIANTS if fnmatch.fnmatchcase(name.lower(), pattern.lower())]
 
 
 def _halve(side, stride):
