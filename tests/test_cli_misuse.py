@@ -93,7 +93,7 @@ ROWS = [
     ("predict ~/no.jpg", 1, "/home/of/me/no.jpg: No such file or directory."),
     ("train", 2, "--workdir is missing"),
     ("train --data=digits", 2, "--workdir is missing"),
-    ("train --workdir=w", 2, "--data is missing: folder:PATH, tfds:NAME, cars:PATH or digits"),
+    ("train --workdir=w", 2, "--data is missing: folder:PATH, csv:FILE, tfds:NAME, keras:"),
     ("train --preview=p.png", 2, "--data is missing"),
     ("train --data= --workdir=w", 2, "--data is missing"),
     ("finetune", 2, "--workdir is missing"),

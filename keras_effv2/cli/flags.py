@@ -12,7 +12,10 @@ from absl import flags
 from keras_effv2 import files, variants
 
 DONE, FAILED, USAGE = 0, 1, 2
-DATA = "folder:PATH, tfds:NAME, cars:PATH or digits"
+DATA = (
+    "folder:PATH, csv:FILE, tfds:NAME, keras:cifar10, keras:cifar100, hf:NAME, kaggle:OWNER/NAME, "
+    "cars:PATH or digits"
+)
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 LARGEST_BATCH, LARGEST_SIDE = 1 << 16, 10_000

@@ -6,7 +6,7 @@ import unicodedata
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2.data.carving import carve_files, identity, warn_of_duplicates
+from keras_effv2.data.carving import completed, identity, warn_of_duplicates
 from keras_effv2.data.damage import examine
 from keras_effv2.data.split import Data, Split
 from keras_effv2.data.walking import LeftOut, find_folders, find_pictures, loose_pictures
@@ -43,16 +43,8 @@ def load_folder(path, validation, seed, strict):
         needed = least if split == "train" else 1
         splits[split] = _read_classes(names, folders, everywhere, strict, needed, left_out)
     left_out.say(path)
-    if "test" not in splits and "validation" in splits:
-        splits["test"] = splits.pop("validation")  # looked at once, so it must not stop training
     identify = identity(path, splits.values())
-    part = validation
-    for offset, split in enumerate(("validation", "test")):
-        if split not in splits and validation:
-            splits["train"], splits[split] = carve_files(
-                splits["train"], part, seed + offset, identify
-            )
-            part = validation / (1 - validation)
+    splits = completed(splits, identify, validation, seed)
     if found:
         warn_of_duplicates(splits, identify)
     return Data(f"folder:{path}", names, **splits)

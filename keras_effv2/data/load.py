@@ -1,24 +1,34 @@
 """Data sets by their descriptions."""
 
 import os
+import typing
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from keras_effv2 import files, needs
+from keras_effv2.data import elsewhere, frames
 from keras_effv2.data.cars import load_cars
+from keras_effv2.data.carving import carve_labels
 from keras_effv2.data.folder import load_folder
 from keras_effv2.data.split import Data, Split
 from keras_effv2.data.tfds import load_tfds
 from keras_effv2.data.walking import is_text
+
+if typing.TYPE_CHECKING:
+    import pandas
 
 UNEQUAL = 10  # a class of so many times the pictures of another hides how the other fares
 
 
 @needs.naming("Data")
 def load(
-    spec: str | os.PathLike, *, validation: float = 0.1, seed: int = 0, strict: bool = False
+    spec: "str | os.PathLike | pandas.DataFrame",
+    *,
+    validation: float = 0.1,
+    seed: int = 0,
+    strict: bool = False,
 ) -> Data:
     """Loads a data set by its description.
 
@@ -27,6 +37,14 @@ def load(
             just a path): class sub-folders, directly or under `train`, `validation` (or `val`) and
             `test`. `"tfds:NAME"`: a TFDS image classification set that is prepared on this machine.
             `"cars:PATH"`: a folder with Stanford Cars' `car_ims.tgz` and `cars_annos.mat`.
+            `"csv:FILE"` or a DataFrame of pandas: a table with a picture a row (column `image`,
+            `file`, `path`, ..., from the table's folder), its `label`, and a `split` if there is
+            one (`train`, `val`, `test`). Several labels a picture stand in a column `labels`,
+            between `|`, `;`, `,` or spaces, or in columns of 0 and 1; a blank one is none. Other
+            names: `"csv:FILE?image=COLUMN&label=COLUMN&split=COLUMN"`, `labels=COLUMN,COLUMN`.
+            `"keras:cifar10"`, `"keras:cifar100"`: fetched, checked and kept by Keras.
+            `"hf:NAME"` or `"hf:NAME:CONFIG"`, `"kaggle:OWNER/NAME"`: fetched and kept by `datasets`
+            and kagglehub; of Kaggle a folder of classes.
         validation: Part of the training pictures, in [0, 0.5), split off where no split is given:
             for a folder of classes, or of `train` alone, once for `validation` and once for `test`;
             with `train` and `val` only, a part of `train` becomes `validation` and `val` becomes
@@ -38,8 +56,11 @@ def load(
         A `Data`.
 
     Raises:
-        ValueError: If the description is unknown or the pictures cannot be used; says why.
-        FileNotFoundError: If the folder does not exist.
+        ValueError: If the description is unknown or the pictures cannot be used; says why, of a
+            table with the row.
+        FileNotFoundError: If the folder or the table does not exist.
+        OSError: If a set cannot be fetched.
+        ImportError: If a library is not installed; says which.
 
     Example:
 
@@ -48,16 +69,18 @@ def load(
     """
     if not 0 <= validation < 0.5:
         raise ValueError(f"`validation` is a part in [0, 0.5). Received: {validation}.")
+    if frames.is_frame(spec):
+        return frames.load_frame(spec, validation, seed, strict)
     found = _load(spec, validation, seed, strict)
     _warn_of_unequal(found)
     return found
 
 
 def _warn_of_unequal(data):
-    counts = getattr(data.train, "labels", None)
-    if counts is None:  # records that are read one by one
+    split = data.train
+    if getattr(split, "labels", None) is None or split.several:  # records that are read one by one
         return
-    counts = np.bincount(counts, minlength=len(data.class_names))
+    counts = split.class_counts()
     few, many = int(counts.argmin()), int(counts.argmax())
     if counts[many] >= UNEQUAL * max(1, counts[few]):
         logging.warning(
@@ -79,13 +102,22 @@ def _load(spec, validation, seed, strict):
         return load_tfds(rest, validation, seed)
     if kind == "cars":
         return load_cars(rest, validation, seed, strict)
+    if kind == "csv":
+        return frames.load_csv(rest, validation, seed, strict)
+    if kind == "keras":
+        return elsewhere.load_keras(rest, validation, seed)
+    if kind == "hf":
+        return elsewhere.load_hugging_face(rest, validation, seed)
+    if kind == "kaggle":
+        return elsewhere.load_kaggle(rest, validation, seed, strict)
     if kind == "folder":
         if not is_text(rest):
             raise ValueError(f"{os.fsencode(rest)!r} is a name that is not UTF-8. Rename it.")
         return load_folder(rest, validation, seed, strict)
     raise ValueError(
         f"No data set {str(spec)!r}: give 'digits', 'folder:PATH' (an existing folder with one "
-        "sub-folder a class), 'tfds:NAME' or 'cars:PATH'."
+        "sub-folder a class), 'csv:FILE', 'tfds:NAME', 'keras:cifar10', 'hf:NAME', "
+        "'kaggle:OWNER/NAME' or 'cars:PATH'."
     )
 
 
@@ -101,7 +133,7 @@ def resolved(spec: str | os.PathLike) -> str:
     True
     """
     kind, rest = _parse(spec)
-    if kind in ("folder", "cars") and "://" not in rest:
+    if kind in ("folder", "cars", "csv") and "://" not in rest:
         rest = os.path.realpath(rest)
     return f"{kind}:{rest}" if rest else str(spec)
 
@@ -111,8 +143,11 @@ def _parse(spec):
     kind, _, rest = str(spec).partition(":")
     if str(spec) == "digits":
         return "digits", ""
-    if kind == "tfds" and rest:
+    if kind in ("tfds", "keras", "hf", "kaggle") and rest:
         return kind, rest
+    if kind == "csv" and rest:
+        path, question, query = rest.partition("?")
+        return kind, os.path.normpath(files.expand(path)) + question + query
     if kind in ("folder", "cars") and rest:
         path = files.expand(rest)
     else:
@@ -130,18 +165,6 @@ def _load_digits(validation, seed):
     whole = Split([str(i) for i in range(10)], digits.target, pictures)
     if not validation:
         return Data("digits", whole.class_names, whole)
-    train, held = _carve(whole, validation, seed)
-    rest, test = _carve(train, validation / (1 - validation), seed + 1)
+    train, held = carve_labels(whole, validation, seed)
+    rest, test = carve_labels(train, validation / (1 - validation), seed + 1)
     return Data("digits", whole.class_names, rest, held, test)
-
-
-def _carve(split, part, seed):
-    """Splits off `part` of every class at random."""
-    held = []
-    for label in range(len(split.class_names)):
-        own = np.flatnonzero(split.labels == label)
-        count = min(max(1, round(part * len(own))), len(own) - 1)
-        held.append(np.random.default_rng((seed, label)).permutation(own)[:count])
-    held = np.sort(np.concatenate(held))
-    rest = np.setdiff1d(np.arange(len(split)), held)
-    return split.select(rest), split.select(held)

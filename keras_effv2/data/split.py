@@ -44,11 +44,13 @@ class Split:
 
     Args:
         class_names: Names of the classes.
-        labels: One integer a picture, `(n,)`, in 0 .. number of classes - 1.
+        labels: One integer a picture, `(n,)`, in 0 .. number of classes - 1; with `several` rows of
+            0 and 1, `(n, classes)`.
         pictures: uint8 array `(n, h, w, 3)`, or n file names: a list, an array or a column of
             strings or of `pathlib.Path`s; `~` and `$NAME` at their start are replaced.
         skipped: Names of files that were left out because they are damaged.
         hashes: sha256 of the contents of the files in hexadecimal, where they are known.
+        several: Whether a picture may have any number of labels, none included.
 
     Raises:
         ValueError: If labels or pictures are of another kind, or their numbers differ.
@@ -68,9 +70,10 @@ class Split:
         skipped: Sequence[str] = (),
         *,
         hashes: Sequence[str | None] | None = None,
+        several: bool = False,
     ) -> None:
-        self.class_names = tuple(class_names)
-        self.labels, self.pictures = check_table(labels, pictures, len(self.class_names))
+        self.class_names, self.several = tuple(class_names), several
+        self.labels, self.pictures = check_table(labels, pictures, len(self.class_names), several)
         self.skipped = tuple(skipped)
         self._given_hashes = None if hashes is None else tuple(hashes)
 
@@ -79,6 +82,8 @@ class Split:
 
     def class_counts(self):
         """Pictures of each class, int array `(classes,)`."""
+        if self.several:
+            return self.labels.sum(0, dtype="int64")
         return np.bincount(self.labels, minlength=len(self.class_names))
 
     def steps(self, batch_size):
@@ -98,7 +103,8 @@ class Split:
             pictures = [self.pictures[i] for i in indices]
         known = self._given_hashes
         hashes = None if known is None else [known[i] for i in indices]
-        return Split(self.class_names, self.labels[indices], pictures, self.skipped, hashes=hashes)
+        own = {"hashes": hashes, "several": self.several}
+        return Split(self.class_names, self.labels[indices], pictures, self.skipped, **own)
 
     def order(self, seed, epoch):
         """The order of an epoch: a permutation that depends on seed and epoch alone."""
@@ -196,12 +202,12 @@ class Split:
     def _raw(self, order):
         """Index, undecoded picture and one-hot label, in the given order."""
         stream = tf.data.Dataset.from_tensor_slices((order, self.labels[order]))
-        pictures, classes = self._tensor, len(self.class_names)
+        pictures, classes, several = self._tensor, len(self.class_names), self.several
         in_memory = isinstance(self.pictures, np.ndarray)
 
         def read(i, label):
             raw = pictures[i] if in_memory else tf.io.read_file(pictures[i])
-            return i, raw, tf.one_hot(label, classes)
+            return i, raw, tf.cast(label, tf.float32) if several else tf.one_hot(label, classes)
 
         return stream.map(read, num_parallel_calls=None if in_memory else tf.data.AUTOTUNE)
 

@@ -8,9 +8,10 @@ import numpy as np
 from keras_effv2 import files
 
 
-def check_table(labels, pictures, classes):
+def check_table(labels, pictures, classes, several=False):
     """Labels and pictures as `check_labels` and `check_pictures` give them, as many of each."""
-    labels, pictures = check_labels(labels, classes), check_pictures(pictures)
+    check = check_rows if several else check_labels
+    labels, pictures = check(labels, classes), check_pictures(pictures)
     if len(labels) != len(pictures):
         raise ValueError(
             f"There are {len(labels)} labels for {len(pictures)} pictures. Give one label a "
@@ -25,7 +26,8 @@ def check_labels(labels, classes):
     if found.ndim == 2 and found.shape[1] == classes > 1:
         raise ValueError(
             f"`labels` is one integer a picture. Received rows of {classes} values, as one-hot "
-            f"labels have: give labels.argmax(1)."
+            f"labels have: give labels.argmax(1), or several=True where a picture has any number of "
+            "labels."
         )
     if found.ndim != 1:
         raise ValueError(f"`labels` is one integer a picture, (n,). Received shape {found.shape}.")
@@ -45,6 +47,23 @@ def check_labels(labels, classes):
             "all."
         )
     return found.astype("int64")
+
+
+def check_rows(labels, classes):
+    """Labels of which a picture may have several, or none, as 0 and 1: int8 `(n, classes)`."""
+    found = np.asarray(labels)
+    if found.ndim != 2 or found.shape[1] != classes or found.dtype.kind not in "biuf":
+        raise ValueError(
+            f"With several=True `labels` is an array of 0 and 1, (n, {classes}). Received: "
+            f"{found.dtype} {found.shape}."
+        )
+    wrong = (found != 0) & (found != 1)
+    if wrong.any():
+        row = int(np.argmax(wrong.any(1)))
+        raise ValueError(
+            f"With several=True `labels` are 0 and 1. Received {found[wrong][0]} (picture {row})."
+        )
+    return found.astype("int8")
 
 
 def check_pictures(pictures):

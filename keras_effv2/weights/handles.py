@@ -161,7 +161,7 @@ def _fetched(handle, fetch):
 def _fetch_kaggle(handle):
     import kagglehub
 
-    with _kept_at_home("KAGGLEHUB_CACHE"):
+    with kept_at_home("KAGGLEHUB_CACHE"):
         return kagglehub.model_download("/".join(filter(None, _kaggle(handle))))
 
 
@@ -178,12 +178,12 @@ def _fetch_hugging_face(handle):
 def _fetch_tf_hub(handle):
     import tensorflow_hub
 
-    with _kept_at_home("TFHUB_CACHE_DIR"):
+    with kept_at_home("TFHUB_CACHE_DIR"):
         return tensorflow_hub.resolve(handle)
 
 
 @contextlib.contextmanager
-def _kept_at_home(variable):
+def kept_at_home(variable):
     """Within the block a package without a cache of the user's keeps what it fetches under ours."""
     if os.environ.get(variable):
         yield

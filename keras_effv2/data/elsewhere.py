@@ -1,0 +1,137 @@
+"""Data sets that other libraries fetch and keep: Keras' own, Hugging Face's, Kaggle's."""
+
+import os
+
+import keras
+
+from keras_effv2 import needs, weights
+from keras_effv2.data.carving import carve_labels
+from keras_effv2.data.folder import SPLITS, load_folder
+from keras_effv2.data.records import Records
+from keras_effv2.data.split import Data, Split
+from keras_effv2.data.walking import LeftOut, find_folders, loose_pictures
+
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+CIFAR100 = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+    butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab
+    crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard
+    lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom
+    oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake
+    spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
+    train trout tulip turtle wardrobe whale willow_tree wolf woman worm"""
+KERAS = {"cifar10": CIFAR10.split(), "cifar100": CIFAR100.split()}
+
+
+def load_keras(name, validation, seed):
+    """A set that `keras.datasets` fetches, checks by its hash and keeps; with its own test split."""
+    if name not in KERAS:
+        raise ValueError(
+            f"There is no keras:{name}. Sets: {', '.join(f'keras:{n}' for n in KERAS)}."
+        )
+    try:
+        (pictures, labels), test = getattr(keras.datasets, name).load_data()
+    except Exception as error:  # of the network, or of a cache that another program left
+        raise OSError(f"keras:{name} could not be fetched: {error}.") from error
+    train = Split(KERAS[name], labels.reshape(-1), pictures)
+    test = Split(KERAS[name], test[1].reshape(-1), test[0])
+    if not validation:
+        return Data(f"keras:{name}", train.class_names, train, test=test)
+    return Data(f"keras:{name}", train.class_names, *carve_labels(train, validation, seed), test)
+
+
+def load_hugging_face(name, validation, seed):
+    """A set of the Hugging Face hub, or a folder that `datasets` reads: `NAME` or `NAME:CONFIG`."""
+    if weights.is_offline():
+        os.environ["HF_HUB_OFFLINE"] = "1"  # its caches answer
+    with needs.naming(f"hf:{name}"):
+        import datasets
+    path, _, config = name.partition(":")
+    try:
+        found = datasets.load_dataset(path, config or None)
+    except Exception as error:  # of any class: of the hub, the network, a cache
+        raise OSError(f"hf:{name} could not be loaded: {_first_line(error)}") from error
+    features = next(iter(found.values())).features
+    image, label, names, several = _features(name, features, datasets)
+    keys = {
+        ours: next((key for key in theirs if key in found), None) for ours, theirs in SPLITS.items()
+    }
+    splits = {
+        ours: Records(names, _Rows(found[key], image, label, datasets), image, label, several)
+        for ours, key in keys.items()
+        if key
+    }
+    if "test" not in splits and "validation" in splits:
+        splits["test"] = splits.pop("validation")
+    if "train" not in splits:
+        raise ValueError(f"hf:{name} has no split 'train'. Its splits: {', '.join(found)}.")
+    for split, offset in (("test", 1), ("validation", 0)):
+        if split not in splits and validation:
+            splits["train"], splits[split] = splits["train"].carve(validation, seed + offset)
+    return Data(f"hf:{name}", names, **splits)
+
+
+def _features(name, features, datasets):
+    """Names of the picture's and the label's column, the classes, whether a picture has several."""
+    image = next((k for k, v in features.items() if isinstance(v, datasets.Image)), None)
+    for key, feature in features.items():
+        inner = getattr(feature, "feature", feature)
+        if image is not None and isinstance(inner, datasets.ClassLabel):
+            return image, key, tuple(inner.names), inner is not feature
+    raise ValueError(
+        f"hf:{name} is not an image classification set: it has columns {', '.join(features)}; wanted "
+        "an Image and a ClassLabel."
+    )
+
+
+class _Rows:
+    """Rows of a set of `datasets` with their pictures as the bytes of files."""
+
+    def __init__(self, rows, image, label, datasets):
+        self.rows = rows.select_columns([image, label]).cast_column(
+            image, datasets.Image(decode=False)
+        )
+        self.image = image
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        row = self.rows[index]
+        content = row[self.image]["bytes"]
+        if content is None:
+            with open(row[self.image]["path"], "rb") as file:
+                content = file.read()
+        return {**row, self.image: content}
+
+
+def load_kaggle(handle, validation, seed, strict):
+    """A data set of Kaggle, `OWNER/NAME` or `OWNER/NAME/versions/N`, that is a folder of classes."""
+    with needs.naming(f"kaggle:{handle}"):
+        import kagglehub
+    try:
+        with weights.kept_at_home("KAGGLEHUB_CACHE"):
+            if weights.is_offline():
+                _check_kept(handle, os.environ["KAGGLEHUB_CACHE"])
+            path = os.fspath(kagglehub.dataset_download(handle))
+    except Exception as error:  # whatever kagglehub raises today
+        raise OSError(f"kaggle:{handle} could not be fetched: {_first_line(error)}") from error
+    while len(below := find_folders(path, LeftOut())) == 1 and not loose_pictures(path):
+        path = os.path.join(path, below[0])  # archives often hold one folder
+    found = load_folder(path, validation, seed, strict)
+    return Data(f"kaggle:{handle}", found.class_names, found.train, found.validation, found.test)
+
+
+def _check_kept(handle, cache):
+    """Refuses what kagglehub would ask the network for."""
+    owner, _, version = handle.partition("/versions/")
+    if not os.path.exists(os.path.join(cache, "datasets", owner, f"{version}.complete")):
+        raise OSError(
+            f"KERAS_EFFV2_OFFLINE forbids the network and {cache} does not hold it. Name the version "
+            "that is there: kaggle:OWNER/NAME/versions/N"
+        )
+
+
+def _first_line(error):
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return text if text.endswith(".") else f"{text}."

@@ -1,0 +1,247 @@
+"""Labels in a table: a CSV file, or a DataFrame of pandas."""
+
+import csv
+import os
+import urllib.parse
+
+import numpy as np
+from absl import logging
+
+from keras_effv2 import needs
+from keras_effv2.data.carving import completed, identity, warn_of_duplicates
+from keras_effv2.data.damage import examine
+from keras_effv2.data.folder import SPLITS
+from keras_effv2.data.split import Data, Split
+
+# names of columns that say what they hold, in any case; the first that is there counts
+PICTURES = ("image", "picture", "file", "filename", "file_name", "path", "filepath", "image_path")
+LABEL = ("label", "class", "category", "target", "class_name")
+LABELS = ("labels", "tags", "classes", "categories")
+SPLIT = ("split", "set", "subset")
+SEPARATORS = ("|", ";", ",")  # between labels of one picture; else spaces
+
+
+def load_csv(rest, validation, seed, strict):
+    """A CSV file, `FILE` or `FILE?image=COLUMN&label=COLUMN&split=COLUMN`."""
+    with needs.naming("A table of labels"):
+        import pandas
+
+    path, _, query = rest.partition("?")
+    columns = _columns(query, rest)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no table {path}. Check the path.")
+    try:  # the separator is found by csv.Sniffer; labels such as 007 and NA stay what they are
+        frame = pandas.read_csv(
+            path, sep=None, engine="python", dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
+    except (ValueError, csv.Error) as error:  # what pandas raises is a ValueError
+        raise ValueError(f"{path} cannot be read as a table: {error}.") from None
+    return _load(frame, f"csv:{rest}", os.path.dirname(path), columns, validation, seed, strict)
+
+
+def load_frame(frame, validation, seed, strict):
+    """A DataFrame; relative paths start from the working directory."""
+    return _load(frame, "table", "", {}, validation, seed, strict)
+
+
+def is_frame(spec):
+    """Whether something is a DataFrame; pandas need not be installed to know that it is none."""
+    return hasattr(spec, "columns") and hasattr(spec, "iloc")
+
+
+def _columns(query, rest):
+    """Role -> names of columns, out of `image=A&labels=B,C`."""
+    found = {}
+    for part in filter(None, query.split("&")):
+        key, _, value = part.partition("=")
+        if key not in ("image", "label", "labels", "split") or not value:
+            raise ValueError(
+                "After a table's ? stand image=, label= or labels=, and split=, each with a name of "
+                f"a column, joined by &. Received: {rest!r}."
+            )
+        found[key] = urllib.parse.unquote(value)
+    return found
+
+
+def _load(frame, name, folder, columns, validation, seed, strict):
+    if not len(frame):
+        raise ValueError(f"{name} has no rows.")
+    image = _found(frame, name, "image", PICTURES, columns)
+    split = _found(frame, name, "split", SPLIT, columns)
+    class_names, labels, several = _labels(frame, name, columns, (image, split))
+    if len(class_names) < 2:
+        raise ValueError(
+            f"{name} has {len(class_names)} label(s) ({', '.join(class_names) or 'none'}); a "
+            "classifier needs at least two."
+        )
+    paths = _paths(frame, name, image, folder)
+    parts = _parts(frame, name, split)
+    hashes, splits = examine(sorted(set(paths))), {}
+    bad = [i for i, path in enumerate(paths) if hashes[path] is None]
+    if bad and strict:
+        raise ValueError(
+            f"{name}, row {_row(frame, bad[0])}: {paths[bad[0]]} is damaged, unreadable or too "
+            "large. Remove the row, or leave out `strict`."
+        )
+    for part in SPLITS:
+        rows = [i for i in np.flatnonzero(parts == part) if hashes[paths[i]] is not None]
+        if rows:
+            files = [paths[i] for i in rows]
+            skipped = [paths[i] for i in bad if parts[i] == part]
+            own = {"hashes": [hashes[file] for file in files], "several": several}
+            splits[part] = Split(class_names, labels[rows], files, skipped, **own)
+    if bad:
+        logging.warning(
+            "%d damaged, unreadable or too large pictures are left out: %s%s",
+            len(bad),
+            ", ".join(paths[i] for i in bad[:3]),
+            " ..." if len(bad) > 3 else "",
+        )
+    _check_training(name, splits, class_names)
+    identify = identity(folder, splits.values())
+    splits = completed(splits, identify, validation, seed)
+    if split is not None:
+        warn_of_duplicates(splits, identify)
+    return Data(name, class_names, **splits)
+
+
+def _check_training(name, splits, class_names):
+    if "train" not in splits:
+        raise ValueError(f"{name} has no training pictures that can be read: split 'train'.")
+    counts = splits["train"].class_counts()
+    if not counts.all():
+        raise ValueError(
+            f"{name} has no training picture of {class_names[int(counts.argmin())]!r}: each label "
+            "needs one."
+        )
+
+
+def _found(frame, name, role, known, columns):
+    """The column of a role: as said, else by its name; None for a split that there is not."""
+    if role in columns:
+        return _named(frame, name, columns[role])
+    small = {str(column).strip().lower(): column for column in frame.columns}
+    found = next((small[key] for key in known if key in small), None)
+    if found is None and role != "split":
+        raise ValueError(
+            f"{name} has no column that is called {', '.join(known)}; its columns: "
+            f"{_listed(frame)}. Name it: csv:FILE?{role}=COLUMN, or rename it."
+        )
+    return found
+
+
+def _named(frame, name, column):
+    if column not in frame.columns:
+        raise ValueError(f"{name} has no column {column!r}; its columns: {_listed(frame)}.")
+    return column
+
+
+def _listed(frame):
+    return ", ".join(map(str, frame.columns[:12])) + (" ..." if len(frame.columns) > 12 else "")
+
+
+def _labels(frame, name, columns, others):
+    """Names of the classes; labels as integers or rows of 0 and 1; whether there may be several."""
+    small = {str(column).strip().lower(): column for column in frame.columns}
+    if "label" in columns or ("labels" not in columns and any(key in small for key in LABEL)):
+        return _single(frame, name, _found(frame, name, "label", LABEL, columns))
+    said = columns.get("labels")
+    if said is None:
+        said = next((small[key] for key in LABELS if key in small), None)
+    if said is None:
+        rest = [column for column in frame.columns if column not in others]
+        if len(rest) < 2 or not all(_is_binary(frame[column]) for column in rest):
+            _found(frame, name, "label", LABEL + LABELS, columns)  # raises
+        return _of_columns(frame, name, rest)
+    if said in frame.columns:
+        return _of_lists(frame[said])
+    return _of_columns(frame, name, [_named(frame, name, one) for one in said.split(",")])
+
+
+def _single(frame, name, column):
+    texts = [_text(value) for value in frame[column]]
+    if "" in texts:
+        raise ValueError(
+            f"{name}, row {_row(frame, texts.index(''))}: the label ({column}) is blank. Fill it in "
+            "or remove the row."
+        )
+    names, labels = np.unique(np.array(texts, object).astype(str), return_inverse=True)
+    return tuple(map(str, names)), labels.reshape(-1), False
+
+
+def _of_lists(values):
+    """Labels that stand in one column; a blank one is none."""
+    if all(isinstance(value, (list, tuple, set, np.ndarray)) for value in values):
+        found = [[_text(one) for one in value] for value in values]
+    else:
+        texts = [_text(value) for value in values]
+        separator = next((s for s in SEPARATORS if any(s in text for text in texts)), None)
+        found = [[part.strip() for part in text.split(separator)] for text in texts]
+    found = [set(filter(None, row)) for row in found]
+    names = tuple(sorted(set().union(*found)))
+    rows = np.array([[name in row for name in names] for row in found], "int8")
+    return names, rows.reshape(len(found), len(names)), True
+
+
+def _of_columns(frame, name, columns):
+    """Labels that have a column each, of 0 and 1."""
+    for column in columns:
+        if not _is_binary(frame[column]):
+            raise ValueError(
+                f"{name}: the column {column!r} is no label of 0 and 1. Give the columns of labels: "
+                "csv:FILE?labels=COLUMN,COLUMN."
+            )
+    rows = np.stack([[_text(x) in _YES for x in frame[column]] for column in columns], 1)
+    return tuple(map(str, columns)), rows.astype("int8"), True
+
+
+_YES, _NO = ("1", "1.0", "True", "true"), ("0", "0.0", "False", "false")
+
+
+def _is_binary(values):
+    return all(_text(value) in _YES + _NO for value in values)
+
+
+def _text(value):
+    """A cell as text; "" for a missing one."""
+    return "" if value is None or value != value else str(value).strip()
+
+
+def _paths(frame, name, column, folder):
+    """The pictures, from the table's folder; of missing ones the first is named."""
+    paths = []
+    for i, value in enumerate(frame[column]):
+        text = os.path.expanduser(
+            _text(os.fspath(value) if isinstance(value, os.PathLike) else value)
+        )
+        path = os.path.join(folder, text)
+        if not text or not os.path.isfile(path):
+            what = f"there is no picture {path}" if text else f"the picture ({column}) is blank"
+            raise ValueError(
+                f"{name}, row {_row(frame, i)}: {what}. Paths start from the folder of the table."
+            )
+        paths.append(path)
+    return paths
+
+
+def _parts(frame, name, column):
+    """`"train"`, `"validation"` or `"test"` of every row."""
+    if column is None:
+        return np.full(len(frame), "train")
+    known = {word: part for part, words in SPLITS.items() for word in words}
+    parts = []
+    for i, value in enumerate(frame[column]):
+        word = _text(value).lower()
+        if word not in known:
+            raise ValueError(
+                f"{name}, row {_row(frame, i)}: the split ({column}) is {_text(value)!r}; splits are "
+                f"{', '.join(known)}."
+            )
+        parts.append(known[word])
+    return np.array(parts)
+
+
+def _row(frame, position):
+    """What to call a row: its number below the head, from 1; of a frame of one's own, its index."""
+    index = frame.index[position]
+    return position + 1 if index == position else repr(index)

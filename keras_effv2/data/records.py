@@ -1,0 +1,81 @@
+"""Pictures and labels that are fetched one by one from a sequence of records."""
+
+import functools
+import hashlib
+
+import numpy as np
+import tensorflow as tf
+
+from keras_effv2.data.split import Split
+
+SAMPLE = 20_000  # labels that are enough to know how frequent the classes are
+
+
+class Records(Split):
+    """Pictures and labels that are fetched one by one; a picture may have several labels.
+
+    Args:
+        class_names: Names of the classes.
+        source: Sequence of dictionaries.
+        image: Key of the encoded picture.
+        label: Key of the class or classes.
+        several: Whether a picture may have any number of classes.
+        indices: Which records of the source these are; None for all.
+    """
+
+    def __init__(self, class_names, source, image, label, several=False, indices=None):
+        self.class_names, self.skipped, self.several = tuple(class_names), (), several
+        self.source, self.image, self.label = source, image, label
+        self.indices = np.arange(len(source)) if indices is None else indices
+
+    def __len__(self):
+        return len(self.indices)
+
+    def select(self, indices):
+        own = self.indices[indices]
+        return Records(
+            self.class_names, self.source, self.image, self.label, self.several, indices=own
+        )
+
+    def class_counts(self):
+        """Pictures of each class, of very many by a sample: their labels are read one by one."""
+        return self._counts
+
+    @functools.cached_property
+    def _counts(self):
+        few = np.random.default_rng(0).permutation(len(self))[:SAMPLE]
+        labels = [np.atleast_1d(self.source[int(i)][self.label]) for i in self.indices[few]]
+        counts = np.bincount(np.concatenate(labels), minlength=len(self.class_names))
+        return np.rint(counts * (len(self) / len(few))).astype("int64")
+
+    def carve(self, part, seed):
+        """Splits off a part at random."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        count = round(part * len(self))
+        return self.select(np.sort(order[count:])), self.select(np.sort(order[:count]))
+
+    def fingerprint(self):
+        """A hash of which records of how many these are."""
+        whole = f"{len(self.source)} {self.image} {self.label}".encode()
+        return hashlib.sha256(whole + self.indices.tobytes()).hexdigest()[:16]
+
+    def is_labelled(self):
+        """Whether the pictures have labels: contests keep those of test splits, and write -1."""
+        first = self.source[int(self.indices[0])][self.label]
+        return bool((np.atleast_1d(first) >= 0).all())
+
+    def _raw(self, order):
+        def fetch(position):
+            record = self.source[int(self.indices[position])]
+            target = np.zeros(len(self.class_names), "float32")
+            target[np.atleast_1d(record[self.label])] = 1.0
+            return record[self.image], target
+
+        def read(i):
+            raw, target = tf.numpy_function(fetch, [i], (tf.string, tf.float32), stateful=False)
+            raw.set_shape(())
+            target.set_shape((len(self.class_names),))
+            return i, raw, target
+
+        stream = tf.data.Dataset.from_tensor_slices(order)
+        return stream.map(read, num_parallel_calls=tf.data.AUTOTUNE)

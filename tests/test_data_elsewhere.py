@@ -1,0 +1,109 @@
+"""Sets that other libraries keep, out of caches made by hand: nothing here asks the network."""
+
+import io
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from made_pictures import encoded, noise
+
+from keras_effv2 import data
+from keras_effv2.data import elsewhere
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_keras_sets(name, monkeypatch):
+    """As Keras gives them: labels (n, 1); its own test split, a part of train held out."""
+    classes, rng = int(name.removeprefix("cifar")), np.random.default_rng(0)
+    labels = (np.arange(4 * classes) % classes)[:, None]
+    pictures = rng.integers(0, 256, (len(labels), 32, 32, 3), dtype="uint8")
+    module = getattr(keras.datasets, name)
+    monkeypatch.setattr(
+        module, "load_data", lambda: ((pictures, labels), (pictures[:9], labels[:9]))
+    )
+    found = data.load(f"keras:{name}")
+    assert len(found.train) == 3 * classes and len(found.validation) == classes
+    np.testing.assert_array_equal(found.test.labels, labels[:9, 0])
+    assert data.load(f"keras:{name}", validation=0).validation is None
+
+    def unplugged():
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(module, "load_data", unplugged)
+    with pytest.raises(OSError, match=f"keras:{name} could not be fetched: no route to host"):
+        data.load(f"keras:{name}")
+
+
+def test_names_of_cifar_are_in_the_order_of_labels(shared):
+    """Both archives number their classes by the alphabet; the ten are those of real pictures."""
+    assert list(elsewhere.KERAS["cifar10"]) == sorted(
+        p.name for p in (shared / "cifar10/train").iterdir()
+    )
+    for name, names in elsewhere.KERAS.items():
+        assert list(names) == sorted(set(names)) and len(names) == int(name.removeprefix("cifar"))
+
+
+def test_other_sets_of_keras_have_no_pictures_of_classes():
+    with pytest.raises(ValueError, match="no keras:mnist. Sets: keras:cifar10, keras:cifar100"):
+        data.load("keras:mnist")
+
+
+def folder_of(root, count=8):
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            (root / name / f"{i}.png").write_bytes(encoded(noise(i + 100 * (name == "dog"))))
+
+
+def test_hugging_face(tmp_path, monkeypatch):
+    """A folder, which `datasets` reads as it reads a set of the hub; pictures byte for byte."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder_of(tmp_path / "set" / "train")
+    folder_of(tmp_path / "set" / "test", 2)
+    found = data.load(f"hf:{tmp_path}/set", validation=0.25)
+    assert found.class_names == ("cat", "dog") and not found.train.several
+    assert [len(split) for split in (found.train, found.validation, found.test)] == [12, 4, 4]
+    np.testing.assert_array_equal(found.test.class_counts(), [2, 2])
+    images, targets, _ = next(iter(found.test.eval_batches(image_size=32, batch_size=4)))
+    same = data.load(f"{tmp_path}/set", validation=0.25).test
+    theirs, wanted, _ = next(iter(same.eval_batches(image_size=32, batch_size=4)))
+    order = np.argsort(images.numpy().sum((1, 2, 3))), np.argsort(theirs.numpy().sum((1, 2, 3)))
+    np.testing.assert_array_equal(images.numpy()[order[0]], theirs.numpy()[order[1]])
+    np.testing.assert_array_equal(targets.numpy()[order[0]], wanted.numpy()[order[1]])
+    with pytest.raises(OSError, match="hf:.*/none could not be loaded: "):
+        data.load(f"hf:{tmp_path}/none")
+
+
+def test_kaggle(tmp_path, monkeypatch):
+    """The cache as kagglehub leaves it; one folder around the classes is looked through."""
+    pytest.importorskip("kagglehub")
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("KERAS_EFFV2_OFFLINE", "1")
+    pets = tmp_path / "datasets" / "me" / "pets"
+    folder_of(pets / "versions" / "3" / "pets")
+    with pytest.raises(
+        OSError, match="kaggle:me/pets/versions/3 could not be fetched: KERAS_EFFV2_"
+    ):
+        data.load("kaggle:me/pets/versions/3")
+    (pets / "3.complete").touch()
+    found = data.load("kaggle:me/pets/versions/3")
+    assert found.name == "kaggle:me/pets/versions/3" and found.class_names == ("cat", "dog")
+    assert len(found.train) + len(found.validation) + len(found.test) == 16
+    with pytest.raises(OSError, match="Name the version that is there"):
+        data.load("kaggle:me/pets")
+
+
+def test_bytes_and_paths_of_datasets(tmp_path):
+    """Rows hold the bytes of a picture, or the path of its file."""
+    datasets = pytest.importorskip("datasets")
+    content = encoded(noise(1))
+    (tmp_path / "a.png").write_bytes(content)
+    rows = datasets.Dataset.from_dict(
+        {"image": [{"bytes": content, "path": None}, str(tmp_path / "a.png")], "label": [0, 1]},
+        features=datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(2)}),
+    )
+    found = elsewhere._Rows(rows, "image", "label", datasets)
+    assert [found[i]["image"] for i in range(2)] == [content] * 2 and len(found) == 2
+    assert io.BytesIO(found[0]["image"]).read(4) == b"\x89PNG" and pathlib.Path(tmp_path).exists()
