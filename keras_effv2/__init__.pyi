@@ -11,6 +11,7 @@ from .evaluation import evaluate as evaluate
 from .evaluation import gradcam as gradcam
 from .exporting import export as export
 from .exporting import export_hub as export_hub
+from .exporting import publish as publish
 from .finetuning import finetune as finetune
 from .finetuning import freeze as freeze
 from .hub import HubLayer as HubLayer

@@ -10,8 +10,8 @@ import pytest
 from absl import logging as absl_logging
 
 import keras_effv2
-from keras_effv2 import cli, exporting, training
-from keras_effv2.cli import chatter, flags, quiet
+from keras_effv2 import chatter, cli, exporting, quiet, training
+from keras_effv2.cli import flags
 
 
 def run(capsys, *argv):
@@ -155,7 +155,7 @@ def test_what_cpp_tells_is_filtered_by_level():
 def test_descriptor_2_is_filtered_and_given_back():
     """Python's stderr stays the terminal's; what C++ writes goes through the filter."""
     code = (
-        "import os, sys; from keras_effv2.cli import quiet\n"
+        "import os, sys; from keras_effv2 import quiet\n"
         "with quiet.own_lines(0):\n"
         "    os.write(2, b'I0000 00:00:1795646169.0 1 a.cc:1] chatter\\nan error\\n')\n"
         "    print('ours', file=sys.stderr)\n"

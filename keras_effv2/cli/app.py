@@ -11,8 +11,8 @@ import sys
 
 from absl import flags
 
-from keras_effv2 import needs, variants
-from keras_effv2.cli import quiet, settings
+from keras_effv2 import needs, quiet, variants
+from keras_effv2.cli import settings
 from keras_effv2.cli.flags import (
     DONE,
     FAILED,
@@ -32,6 +32,7 @@ COMMANDS = (
     "finetune",
     "evaluate",
     "export",
+    "publish",
     "convert",
     "benchmark",
     "doctor",

@@ -9,9 +9,6 @@ USAGE = "--model_file=... --output=... [FLAGS]"
 _LEAN = ("saved_model", "tflite", "onnx")
 _FORMATS = {  # flag -> the formats that it goes with
     "kind": ("hub",),
-    "publish": ("hub",),
-    "handle": ("hub",),
-    "dry_run": ("hub",),
     "fold_batch_norm": _LEAN,
     "images": _LEAN,
     "quantize": ("tflite",),
@@ -32,15 +29,10 @@ def define(values):
     flags.choice(values, "quantize", None, ["float16", "int8"], "Smaller numbers, TFLite only.")
     flags.path(values, "images", "Folder of pictures for calibration and comparison.")
     flags.boolean(values, "force", False, "Write an int8 export that agrees too little.")
-    flags.choice(values, "publish", None, ["kaggle", "hf"], "Where to upload a hub export.")
-    flags.string(values, "handle", None, "Name to publish under.")
-    flags.boolean(values, "dry_run", True, "Only show what would be published.")
 
 
 def run(values, _):
     flags.require(values, "output")
-    if values.publish and not values.handle:
-        raise flags.UsageError("--publish needs --handle")
     for flag, formats in _FORMATS.items():
         if values[flag].present and values.format not in formats:
             raise flags.UsageError(
@@ -51,20 +43,12 @@ def run(values, _):
 
 
 def _hub(values):
-    shown = values.publish and os.path.exists(os.path.join(values.output, "saved_model.pb"))
-    if not shown:  # what a dry run has shown is sent as it is
-        flags.check_model(values)
+    flags.check_model(values)
 
     from keras_effv2 import exporting
 
-    if not shown:
-        model = flags.load_model(values)
-        flags.write(str(exporting.export_hub(model, values.output, values.kind)))
-    if values.publish:
-        sent = exporting.publish(values.output, values.publish, values.handle, values.dry_run)
-        for name, size in sent:
-            told = "would send" if values.dry_run else "sent"
-            flags.write(f"{told} {name} ({size} bytes)")
+    model = flags.load_model(values)
+    flags.write(str(exporting.export_hub(model, values.output, values.kind)))
 
 
 def _lean(values):

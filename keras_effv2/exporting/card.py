@@ -64,8 +64,8 @@ def _model_card(net, card):
 * Input: RGB images, float32 in [0, 1], {size}; made for {made_for} pixels
   (crop {card["crop"]}, resize {card["resize"]}). Normalisation is inside ({card["pixels"]}).
 * Output: {output}
-* Training data, evaluation: fill in what you measured.
-* Licence: fill in yours; released ImageNet weights are Apache-2.0.
+* Training data, results, licence: on the page that it was published with (`effv2 publish` writes
+  one); released ImageNet weights are Apache-2.0.
 
 ```python
 module = tf.saved_model.load(path)                      # plain TensorFlow

@@ -118,6 +118,11 @@ def write_results(workdir, model, data, recipe, progress):
         "model": model.name,
         "data": data.name,
         "data_path": resolved(data.name),
+        "pictures": {
+            name: len(split)
+            for name in ("train", "validation", "test")
+            if (split := getattr(data, name)) is not None
+        },
         "recipe": recipe.name,
         "steps": progress.step,
         "epochs": progress.epoch,

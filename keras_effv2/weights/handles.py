@@ -102,6 +102,34 @@ def _kaggle(handle):
     return (match["owner"], match["model"], framework, match["variation"], match["version"])
 
 
+_PLACES = {
+    "hf": (re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*"), "hf:me/flowers"),
+    "kaggle": (
+        re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*/(keras|tensorFlow2)/[\w-][\w.-]*", re.IGNORECASE),
+        "kaggle:me/flowers/keras/b0",
+    ),
+}
+
+
+def place(to):
+    """Where a model can be published: `("hf" or "kaggle", its handle there)`.
+
+    Raises:
+        ValueError: If there is no such place; shows what they look like.
+
+    Example:
+
+    >>> place("hf:me/flowers")
+    ('hf', 'me/flowers')
+    """
+    where, _, handle = to.partition(":")
+    pattern, _ = _PLACES.get(where, (None, None))
+    if pattern is None or not pattern.fullmatch(handle.removeprefix("//")):
+        known = " or ".join(example for _, example in _PLACES.values())
+        raise ValueError(f"A place to publish is such as {known}. Received: {to!r}.")
+    return where, handle.removeprefix("//")
+
+
 # ---------------------------------------------------------------------------------------- caches
 
 

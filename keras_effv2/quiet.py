@@ -9,9 +9,9 @@ import sys
 
 from absl import logging as absl_logging
 
-from keras_effv2.cli import chatter
+from keras_effv2 import chatter
 
-_PACKAGE = str(pathlib.Path(__file__).parents[1])
+_PACKAGE = str(pathlib.Path(__file__).parent)
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ class _Lines(logging.Handler):
         if record.levelno < logging.ERROR and not record.pathname.startswith(_PACKAGE):
             return
         level = f"{record.levelname}: " if record.levelno > logging.INFO else ""
-        print(f"{level}{record.getMessage()}", file=sys.stderr)
+        sys.stderr.write(f"{level}{record.getMessage()}\n")
 
 
 @contextlib.contextmanager
