@@ -62,7 +62,7 @@ def said_of_head(model, key):
 
     Args:
         model: A `keras.Model` from images to one vector. One output stands for two classes.
-        key: `"activation"` or `"class_names"`.
+        key: `"activation"`, `"class_names"`, `"unknown_below"`, `"thresholds"` or `"temperature"`.
 
     Returns:
         What it says, or None: there is no such layer, or its names are those of another head.

@@ -172,12 +172,13 @@ def test_predictions_as_a_table_and_in_folders(model_file, folder, tmp_path, cap
         rows = list(csv.DictReader(file))
     said = json.loads(out)
     assert len(rows) == len(said) == 11
-    assert list(rows[0]) == ["file", "class", "score", "class 2", "score 2"]
+    assert list(rows[0]) == ["file", "said", "class", "score", "class 2", "score 2"]
     copies = [path for path in (tmp_path / "sorted").rglob("*.*") if path.is_file()]
     assert len(copies) == 11
     for row, result in zip(rows, said, strict=True):
         best = result["classes"][0]
         assert (row["file"], row["class"]) == (result["file"], best["name"])
+        assert row["said"] == best["name"] and result["said"] == [best["name"]]
         assert float(row["score"]) == pytest.approx(best["score"], abs=1e-6)
         target = tmp_path / "sorted" / best["name"].replace("/", "_")
         content = pathlib.Path(result["file"]).read_bytes()
@@ -185,6 +186,22 @@ def test_predictions_as_a_table_and_in_folders(model_file, folder, tmp_path, cap
     (tmp_path / "names.txt").write_text("a\nb\nc\n")
     code, out, err = run(capsys, "predict", *given, f"--class_names={tmp_path}/names.txt")
     assert code == 2 and "has 3 names, the model 4 outputs" in err
+
+
+def test_what_a_model_is_not_sure_of_is_unknown(model_file, folder, tmp_path, capsys):
+    """Its confidences of the first picture are about even: below the threshold, in all outputs."""
+    model = keras.models.load_model(model_file)
+    layers.find_pixels(model).unknown_below = 0.9
+    model.save(tmp_path / "m.keras")
+    photo = sorted((folder / "val" / "red").iterdir())[0]
+    command = ["predict", photo, f"--model_file={tmp_path}/m.keras", "--top=1"]
+    outputs = [f"--csv={tmp_path}/table.csv", f"--sort_into={tmp_path}/sorted"]
+    code, out, err = run(capsys, *command, *outputs)
+    assert code == 0 and out.splitlines()[1] == "  unknown" and len(out.splitlines()) == 3, err
+    assert (tmp_path / "table.csv").read_text().splitlines()[1].split(",")[1] == "unknown"
+    assert (tmp_path / "sorted" / "unknown" / photo.name).is_file()
+    code, out, err = run(capsys, *command, "--format=json")
+    assert json.loads(out)[0]["said"] == [] and len(json.loads(out)[0]["classes"]) == 1
 
 
 def test_no_class_at_nan_per_cent(model_file, folder, tmp_path, capsys):

@@ -209,3 +209,24 @@ def test_names_that_are_not_utf_8_are_left_out_and_told(tmp_path, caplog):
     os.rename(tmp_path / "dog", os.fsencode(tmp_path) + b"/d\xf6g")
     with pytest.raises(ValueError, match=r"not UTF-8. Rename it"):
         data.load(str(tmp_path))
+
+
+def test_a_folder_unknown_holds_pictures_of_none_of_the_classes(tmp_path, caplog):
+    """Beside classes and beside splits; it is no class, and few or damaged pictures are told."""
+    fill(tmp_path / "flat")
+    fill(tmp_path / "split" / "train")
+    fill(tmp_path / "split" / "val", count=2, first=500)
+    for root in ("flat", "split"):
+        fill(tmp_path / root, ["unknown"], 3, first=7000)
+        found = data.load(tmp_path / root)
+        assert found.class_names == ("cat", "dog") and len(found.unknown) == 3
+        _, targets, mask = next(iter(found.unknown.eval_batches(image_size=32, batch_size=3)))
+        assert targets.shape == (3, 2) and not targets.numpy().any() and mask.numpy().all()
+    pictures = sorted((tmp_path / "flat" / "unknown").iterdir())
+    pictures[0].write_bytes(b"no picture")
+    assert len(data.load(tmp_path / "flat").unknown) == 2
+    with pytest.raises(ValueError, match="unknown/000.png is damaged"):
+        data.load(tmp_path / "flat", strict=True)
+    pictures[1].unlink()
+    with pytest.raises(ValueError, match="has 1 usable picture.* or call a class by another name"):
+        data.load(tmp_path / "flat")

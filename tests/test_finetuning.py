@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import shutil
 import signal
 import sys
@@ -18,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
 
 import keras_effv2 as kev
-from keras_effv2 import cli, data, finetuning, models, recipes, training
+from keras_effv2 import cli, data, finetuning, layers, models, recipes, training
 from keras_effv2.data import Split
 from keras_effv2.models import efficientnet_v2
 
@@ -346,6 +347,11 @@ def test_the_command(start, tmp_path, capsys):
             folder.mkdir(parents=True, exist_ok=True)
             keras.utils.save_img(folder / f"{i}.png", picture)
     (tmp_path / "photos" / "train" / "red" / "torn.jpg").write_bytes(b"no picture")
+    (tmp_path / "photos" / "unknown").mkdir()
+    for i in range(6):
+        keras.utils.save_img(
+            tmp_path / "photos" / "unknown" / f"{i}.png", colours.train.pictures[i]
+        )
     command = ["finetune", f"--data={tmp_path}/photos", f"--workdir={tmp_path}/run"]
     settings = [f"--weights={start[1]}", "--epochs=2", "--image_size=64", "--noflip", "--nohub"]
     assert cli.main([*command, *settings]) == 0
@@ -353,6 +359,12 @@ def test_the_command(start, tmp_path, capsys):
     assert lines[0].split()[:2] == ["epochs", "pixels"] and lines[1].split()[:2] == ["1-1", "32"]
     assert "torn.jpg" in lines[3] and "of 10 pictures" in lines[4]
     assert f"report: {tmp_path}/run/report.html" in lines[5]
+    told = json.loads((tmp_path / "run" / "summary.json").read_text())["calibration"]
+    kept = layers.find_pixels(keras.models.load_model(tmp_path / "run" / "model.keras"))
+    assert kept.temperature == told["temperature"] and kept.unknown_below == told["unknown_below"]
+    judged = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert judged["rejection"]["strangers"] == 3 and judged["rejection"]["accepted"] <= 1
+    assert judged["calibration_error_before"] is not None
     assert cli.main([*command, "--model=VGG"]) == 2
     assert "there is no model 'VGG'" in capsys.readouterr().err
 

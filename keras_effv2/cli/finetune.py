@@ -22,6 +22,11 @@ def define(values):
         "NAME=WEIGHT,NAME=WEIGHT."
     )
     flags.string(values, "class_weight", "auto", meaning)
+    meaning = (
+        "Part of strange pictures that may be named, 0.01 to 0.99: the rest is said to be unknown; "
+        "default: 0.05 where the data has a folder unknown, else something is always named."
+    )
+    flags.number(values, "unknown", meaning, 0.01, 0.99)
     flags.precision(values, "mixed_* where the device is faster in it; the model keeps it.")
     flags.integer(values, "seed", 0, "Seed.", 0, (1 << 32) - 1)
     flags.boolean(values, "hub", True, "Also export for TF Hub.")
@@ -50,6 +55,7 @@ def run(values, _):
         batch_size=values.batch_size,
         flip=values.flip,
         class_weight=weights,
+        unknown=values.unknown,
         precision=values.precision,
         seed=values.seed,
         strategy=strategy,

@@ -1,9 +1,14 @@
-"""Name what is on pictures."""
+"""Name what is on pictures.
+
+Each picture gets its likeliest classes. A model that has thresholds says `unknown` of a picture that
+it is not sure enough of; one of several labels a picture says all that reach theirs.
+"""
 
 import csv
 import errno
 import glob
 import io
+import itertools
 import os
 import shutil
 import sys
@@ -13,6 +18,7 @@ from keras_effv2.cli import flags
 
 USAGE = "PICTURE|FOLDER|GLOB|- ... [FLAGS]"
 POSITIONAL = True
+UNKNOWN = "unknown"  # what is said of a picture of none of the model's classes
 
 
 def define(values):
@@ -20,9 +26,11 @@ def define(values):
     flags.class_names(values)
     flags.output_format(values)
     flags.integer(values, "top", 5, "How many classes to name.", 1)
-    meaning = "File for a table: a row a picture, with its classes and their scores."
+    meaning = "File for a table: a row a picture, with what is said, its classes and their scores."
     flags.path(values, "csv", meaning, local=True)
-    meaning = "Folder to copy the pictures into, into one folder a class; nothing is replaced."
+    meaning = (
+        "Folder to copy the pictures into, one folder a class and unknown; nothing is replaced."
+    )
     flags.folder(values, "sort_into", meaning)
     flags.image_size(values)
     flags.batch_size(values, 16, "Pictures at a time.")
@@ -42,6 +50,8 @@ def run(values, positional):
     lines = []
     for result in results:
         lines.append(_one_line(result["file"]))
+        if result["said"] != [result["classes"][0]["name"]]:
+            lines.append(f"  {_one_line(', '.join(result['said']) or UNKNOWN)}")
         lines += [f"  {c['score']:6.1%}  {_one_line(c['name'])}" for c in result["classes"]]
     if values.csv:
         files.write_whole(values.csv, _table(results))
@@ -66,37 +76,43 @@ def _predictions(model, found, values):
         if not batch:
             continue
         scores = evaluation.by_class(predict(np.stack([image for _, image in batch])))
-        for (file, _), row in zip(batch, scores, strict=True):
+        said = evaluation.said(model, scores)
+        for (file, _), row, own in zip(batch, scores, said, strict=True):
             best = np.argsort(-row, kind="stable")[: values.top]
             classes = [{"index": int(i), "name": names[i], "score": float(row[i])} for i in best]
-            yield {"file": file, "classes": classes}
+            yield {"file": file, "said": [names[i] for i in own], "classes": classes}
 
 
 def _table(results):
-    """Text of a CSV file: `file,class,score,class 2,score 2,...`."""
+    """Text of a CSV file: `file,said,class,score,class 2,score 2,...`."""
     most = max((len(result["classes"]) for result in results), default=1)
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     numbers = ["", *(f" {i}" for i in range(2, most + 1))]
-    rows.writerow(["file", *(f"{column}{i}" for i in numbers for column in ("class", "score"))])
+    columns = [f"{column}{i}" for i in numbers for column in ("class", "score")]
+    rows.writerow(["file", "said", *columns])
     for result in results:
         cells = [(c["name"], f"{c['score']:.6f}") for c in result["classes"]]
-        rows.writerow([result["file"], *(cell for pair in cells for cell in pair)])
+        said = "|".join(result["said"]) or UNKNOWN
+        rows.writerow([result["file"], said, *(cell for pair in cells for cell in pair)])
     return table.getvalue()
 
 
 def _sort(results, folder):
-    """Copies every picture into the folder of its best class; equal names get a number."""
+    """Copies every picture into the folders of what is said of it; equal names get a number."""
     for result in results:
-        name = result["classes"][0]["name"].replace("/", "_").replace("\\", "_")
-        target = os.path.join(folder, "_" if name in ("", ".", "..") else name)
-        os.makedirs(target, exist_ok=True)
-        stem, extension = os.path.splitext(os.path.basename(result["file"]))
-        path, number = os.path.join(target, stem + extension), 1
-        while os.path.exists(path):
-            number += 1
-            path = os.path.join(target, f"{stem}-{number}{extension}")
-        shutil.copy2(result["file"], path)
+        for said in result["said"] or [UNKNOWN]:
+            name = said.replace("/", "_").replace("\\", "_")
+            target = os.path.join(folder, "_" if name in ("", ".", "..") else name)
+            os.makedirs(target, exist_ok=True)
+            shutil.copy2(result["file"], _free(target, os.path.basename(result["file"])))
+
+
+def _free(folder, name):
+    """A path in a folder at which there is nothing yet."""
+    stem, extension = os.path.splitext(name)
+    names = itertools.chain([name], (f"{stem}-{i}{extension}" for i in itertools.count(2)))
+    return next(p for p in (os.path.join(folder, n) for n in names) if not os.path.exists(p))
 
 
 def readable(model, pictures, image_size=None):

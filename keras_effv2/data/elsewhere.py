@@ -1,5 +1,6 @@
 """Data sets that other libraries fetch and keep: Keras' own, Hugging Face's, Kaggle's."""
 
+import dataclasses
 import os
 
 import keras
@@ -119,7 +120,7 @@ def load_kaggle(handle, validation, seed, strict):
     while len(below := find_folders(path, LeftOut())) == 1 and not loose_pictures(path):
         path = os.path.join(path, below[0])  # archives often hold one folder
     found = load_folder(path, validation, seed, strict)
-    return Data(f"kaggle:{handle}", found.class_names, found.train, found.validation, found.test)
+    return dataclasses.replace(found, name=f"kaggle:{handle}")
 
 
 def _check_kept(handle, cache):

@@ -3,6 +3,7 @@
 import os
 import unicodedata
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -11,6 +12,7 @@ from keras_effv2.data.damage import examine
 from keras_effv2.data.split import Data, Split
 from keras_effv2.data.walking import LeftOut, find_folders, find_pictures, loose_pictures
 
+UNKNOWN = "unknown"  # folder of pictures of none of the classes
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid"),
@@ -23,6 +25,7 @@ def load_folder(path, validation, seed, strict):
     if not tf.io.gfile.isdir(path):
         raise FileNotFoundError(f"There is no folder {path}. Check the path.")
     left_out = LeftOut()
+    unknown = _unknown(path, strict)
     found = _find_splits(path, left_out)
     # what is not given is split off
     least = 1 + len({"validation", "test"} - set(found)) if validation else 1
@@ -47,13 +50,36 @@ def load_folder(path, validation, seed, strict):
     splits = completed(splits, identify, validation, seed)
     if found:
         warn_of_duplicates(splits, identify)
+    if unknown:
+        rows = np.zeros((len(unknown), len(names)))
+        splits["unknown"] = Split(names, rows, unknown, several=True)
     return Data(f"folder:{path}", names, **splits)
+
+
+def _unknown(path, strict):
+    """The pictures of a folder `unknown`, which are of none of the classes; damaged ones left out."""
+    if UNKNOWN not in find_folders(path, LeftOut()):
+        return []
+    folder = tf.io.gfile.join(path, UNKNOWN)
+    found = find_pictures(folder)
+    good = [file for file, known in examine(found).items() if known is not None]
+    if strict and len(good) < len(found):
+        raise ValueError(
+            f"{min(set(found) - set(good))} is damaged. Remove it, or leave out `strict`."
+        )
+    if len(good) < 2:
+        raise ValueError(
+            f"{folder} has {len(good)} usable picture(s); a folder {UNKNOWN!r} holds pictures of none "
+            "of the classes, two at least. Add some, or call a class by another name."
+        )
+    logging.info("%s: %d pictures of none of the classes.", folder, len(good))
+    return good
 
 
 def _find_splits(path, left_out):
     """Split -> folder, as far as there are split folders, else an empty dictionary."""
     own = LeftOut()
-    below = find_folders(path, own)
+    below = [name for name in find_folders(path, own) if name != UNKNOWN]
     found = {}
     for name in below:
         split = _split_called(name)
@@ -103,6 +129,8 @@ def _find_classes(path, left_out):
     """Class -> folder, in the order of the names; Unicode's ways to write a name are one."""
     classes = {}
     for name in find_folders(path, left_out):
+        if name == UNKNOWN:
+            continue
         known = unicodedata.normalize("NFC", name)
         if known in classes:
             raise ValueError(

@@ -25,6 +25,7 @@ class Data:
         train: Training split; None for sets of TFDS that have none.
         validation: Split that may stop the training, or None.
         test: Split that is looked at once, or None.
+        unknown: Pictures of none of the classes, to know what to reject by, or None.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Data:
     train: "Split | None"
     validation: "Split | None" = None
     test: "Split | None" = None
+    unknown: "Split | None" = None
 
 
 def of_names(fingerprint):

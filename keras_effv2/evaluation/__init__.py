@@ -3,21 +3,17 @@
 from keras_effv2 import needs
 
 with needs.naming("Evaluation"):
-    from keras_effv2.evaluation.evaluate import (
-        Evaluation,
-        calibration_error,
-        evaluate,
-        judge,
-        wilson,
-    )
+    from keras_effv2.evaluation.calibration import calibrate, calibration_error
+    from keras_effv2.evaluation.evaluate import Evaluation, evaluate, judge, wilson
     from keras_effv2.evaluation.explanations import attention_maps, gradcam
-    from keras_effv2.evaluation.outputs import by_class, match_classes, probabilities
+    from keras_effv2.evaluation.outputs import by_class, match_classes, probabilities, said
     from keras_effv2.evaluation.report import report
 
 __all__ = [
     "Evaluation",
     "attention_maps",
     "by_class",
+    "calibrate",
     "calibration_error",
     "evaluate",
     "gradcam",
@@ -25,5 +21,6 @@ __all__ = [
     "match_classes",
     "probabilities",
     "report",
+    "said",
     "wilson",
 ]

@@ -7,14 +7,11 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_effv2 import files, graph, layers, needs
+from keras_effv2 import files, graph, needs
 from keras_effv2.data import Data
-from keras_effv2.evaluation.outputs import (
-    by_class,
-    match_classes,
-    probabilities,
-    warn_of_small_pixels,
-)
+from keras_effv2.evaluation import calibration
+from keras_effv2.evaluation.calibration import calibration_error, rejection, tempered
+from keras_effv2.evaluation.outputs import geometry, match_classes, predicted
 from keras_effv2.evaluation.report import report
 
 
@@ -36,6 +33,11 @@ class Evaluation:
         lowest_recalls: Up to five triples `(class name, recall, images)`, the lowest recall first.
         loss: Mean cross-entropy in nats.
         calibration_error: Expected calibration error over 15 bins.
+        calibration_error_before: The same before the model's temperature; None if it has none.
+        rejection: What becomes of the threshold below which pictures are of no class; None without.
+            `unknown_below`; `rejected`, the part of these pictures that are said to be unknown;
+            `top1_named` of the rest; and of counter-examples, where there are: `strangers`,
+            `accepted` and `auroc`, the chance that a picture of a class is surer than one of none.
         class_names: Names of the classes that the model knows.
         confusion: int array `(true, predicted)`.
         probabilities: float32 array `(images, classes)`.
@@ -58,6 +60,8 @@ class Evaluation:
     confusion: np.ndarray
     probabilities: np.ndarray
     labels: np.ndarray
+    calibration_error_before: float | None = None
+    rejection: dict | None = None
 
     def summary(self):
         """The numbers that JSON can hold."""
@@ -90,7 +94,8 @@ class Evaluation:
         return (
             f"{self.split}: {part('top 1', self.top1, self.top1_interval)}, "
             f"{part('top 5', self.top5, self.top5_interval)} of {self.images} pictures; balanced "
-            f"accuracy {self.balanced_accuracy:.2%}, macro F1 {self.macro_f1:.3f}, lowest recalls: {recalls}"
+            f"accuracy {self.balanced_accuracy:.2%}, macro F1 {self.macro_f1:.3f}, lowest recalls: "
+            f"{recalls}{calibration.told(self)}"
         )
 
 
@@ -136,26 +141,44 @@ def evaluate(
         raise ValueError(f"{data.name} has no split {split!r}. Splits: {', '.join(have)}.")
     split = split or have[0]
     pictures = getattr(data, split)
-    predict = probabilities(model)
     image_size = graph.side_of(model, image_size)
-    outputs, names = match_classes(model, pictures.class_names)
+    match_classes(model, pictures.class_names)
     if report_dir is not None:  # before the work
         report_dir = _report_folder(report_dir)
-    pixels = layers.find_pixels(model)
-    geometry = {"crop": pixels.crop, "resize": pixels.resize} if pixels else {}
-    batch_size = min(batch_size, len(pictures))
-    batches = pictures.eval_batches(image_size=image_size, batch_size=batch_size, **geometry)
-    scores, labels = _predictions(predict, batches, outputs)
-    if (labels < 0).any():
-        logging.warning("%d pictures without a label are not counted.", (labels < 0).sum())
-    counted = np.flatnonzero(labels >= 0)
-    if not len(counted):
+    scores, targets, names = predicted(model, pictures, batch_size, image_size)
+    labelled = targets.any(1)
+    if not labelled.all():
+        logging.warning("%d pictures without a label are not counted.", (~labelled).sum())
+    if not labelled.any():
         raise ValueError(f"No picture of {data.name}, {split}, has a label.")
-    result = judge(scores[counted], labels[counted], names, split)
+    counted = np.flatnonzero(labelled)
+    labels = np.where(targets[counted], scores[counted], -1.0).argmax(1)  # of several the likeliest
+    result = judge(scores[counted], labels, names, split)
+    result = dataclasses.replace(result, **_confidence(model, result, data, batch_size, image_size))
     if report_dir is not None:
-        shown = pictures.select(counted)
-        report(result, model, shown, report_dir, data.name, image_size=image_size, **geometry)
+        shown, how = pictures.select(counted), geometry(model)
+        report(result, model, shown, report_dir, data.name, image_size=image_size, **how)
     return result
+
+
+def _confidence(model, result, data, batch_size, image_size):
+    """What is known of the model's confidence, as fields of an `Evaluation`."""
+    temperature, least = (
+        graph.said_of_head(model, key) for key in ("temperature", "unknown_below")
+    )
+    found = {}
+    if temperature is not None:
+        raw = tempered(result.probabilities, temperature)  # what they were without it
+        found["calibration_error_before"] = calibration_error(
+            raw.max(1), result.probabilities.argmax(1) == result.labels
+        )
+    sure, strange = result.probabilities.max(1), None
+    if data.unknown is not None and (least is not None or temperature is not None):
+        strange = predicted(model, data.unknown, batch_size, image_size)[0].max(1)
+    if least is not None or strange is not None:
+        right = result.probabilities.argmax(1) == result.labels
+        found["rejection"] = rejection(sure, right, least, strange)
+    return found
 
 
 def _report_folder(path):
@@ -164,23 +187,6 @@ def _report_folder(path):
         raise NotADirectoryError(f"The report needs a folder; {folder} is a file.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _predictions(predict, batches, outputs):
-    """Probabilities `(n, classes)` and labels `(n,)` of all pictures of batches.
-
-    A label is the model's column for it; of several the likeliest; -1 for none.
-    """
-    scores, labels = [], []
-    for number, (images, targets, mask) in enumerate(batches):
-        if number == 0:
-            warn_of_small_pixels(images)
-        keep = mask.numpy() > 0
-        targets = targets.numpy()[keep]
-        scores.append(by_class(predict(images))[keep])
-        best = np.where(targets > 0, scores[-1][:, outputs], -1.0).argmax(1)
-        labels.append(np.where((targets > 0).any(1), outputs[best], -1))
-    return np.concatenate(scores), np.concatenate(labels)
 
 
 def judge(scores, labels, class_names, split="test"):
@@ -230,10 +236,3 @@ def wilson(hits, count):
 
     low, high = binomtest(hits, count).proportion_ci(method="wilson")
     return float(low), float(high)
-
-
-def calibration_error(confidence, correct, bins=15):
-    """Mean gap between confidence and accuracy. Source: Guo et al. 2017, arXiv 1706.04599."""
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = (abs((confidence - correct)[index == b].sum()) for b in range(bins))
-    return float(sum(gaps) / len(confidence))

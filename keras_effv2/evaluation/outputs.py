@@ -61,6 +61,61 @@ def _cause(model):
     return "its weights are finite, so the pictures are not, or float16 is too small for them."
 
 
+def predicted(model, split, batch_size=32, image_size=None):
+    """What a model says of every picture of a split, and what is right.
+
+    Args:
+        model: A `keras.Model`.
+        split: A `Split`.
+        batch_size: Images at a time.
+        image_size: Side in pixels; None takes the model's.
+
+    Returns:
+        Probabilities float32 `(n, classes)`; the labels as bool `(n, classes)`; the names of the
+        model's classes.
+    """
+    predict, side = probabilities(model), graph.side_of(model, image_size)
+    outputs, names = match_classes(model, split.class_names)
+    batches = split.eval_batches(
+        image_size=side, batch_size=min(batch_size, len(split)), **geometry(model)
+    )
+    scores, labels = [], []
+    for number, (images, targets, mask) in enumerate(batches):
+        if number == 0:
+            warn_of_small_pixels(images)
+        keep = mask.numpy() > 0
+        scores.append(by_class(predict(images))[keep])
+        labels.append(np.zeros(scores[-1].shape, bool))
+        labels[-1][:, outputs] = targets.numpy()[keep] > 0
+    return np.concatenate(scores), np.concatenate(labels), names
+
+
+def geometry(model):
+    """How the model's pictures are cut and resized, as `Split.eval_batches` takes it."""
+    pixels = layers.find_pixels(model)
+    return {"crop": pixels.crop, "resize": pixels.resize} if pixels else {}
+
+
+def said(model, scores):
+    """The classes that a model says by its own thresholds.
+
+    Args:
+        model: A `keras.Model`.
+        scores: Its probabilities `(n, classes)`, as `by_class` gives them.
+
+    Returns:
+        For every picture an array of columns, the likeliest first. Sigmoids with thresholds say any
+        number of them; other heads one, or none where the likeliest is less sure than
+        `unknown_below`.
+    """
+    thresholds, least = (graph.said_of_head(model, k) for k in ("thresholds", "unknown_below"))
+    order = np.argsort(-scores, axis=1, kind="stable")
+    if thresholds:
+        return [own[row[own] >= np.array(thresholds)[own]] for own, row in zip(order, scores)]
+    named = np.max(scores, 1) >= (least or 0.0)
+    return [own[:1] if sure else own[:0] for own, sure in zip(order, named)]
+
+
 def by_class(scores):
     """Probabilities `(n, classes)`; the one output of two classes is that of the second class."""
     scores = np.asarray(scores)

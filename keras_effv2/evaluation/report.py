@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 
 from keras_effv2 import files
+from keras_effv2.evaluation.calibration import coverage_and_risk
 from keras_effv2.evaluation.explanations import gradcam
 
 WORST = 12  # mistakes shown
@@ -86,8 +87,27 @@ def _cards(result):
         (f"{result.macro_f1:.3f}", "macro F1, the mean F1 of the classes"),
         (f"{result.images:,}", "pictures, each once"),
         (f"{result.loss:.3f}", "cross-entropy, nats"),
-        (f"{result.calibration_error:.3f}", "calibration error"),
+        (f"{result.calibration_error:.3f}", _calibrated(result)),
+        *_rejected(result.rejection or {}),
     ]
+
+
+def _calibrated(result):
+    before = result.calibration_error_before
+    text = "calibration error"
+    return text if before is None else f"{text}, without its temperature {before:.3f}"
+
+
+def _rejected(found):
+    """Cards on the confidence below which nothing is named."""
+    if "rejected" in found:
+        yield f"{found['rejected']:.1%}", f"unknown: less sure than {found['unknown_below']:.1%}"
+        if found["top1_named"] is not None:
+            yield f"{found['top1_named']:.1%}", "top 1 of the pictures that are named"
+    if "accepted" in found:
+        yield f"{found['accepted']:.1%}", f"of {found['strangers']} strange pictures are named"
+    if "auroc" in found:
+        yield f"{found['auroc']:.3f}", "AUROC of telling strange pictures by confidence"
 
 
 def _rows(result):
@@ -132,6 +152,8 @@ def _figures(result, model, images, worst, sure):
     yield "Confusion matrix", "Rows are the true classes.", _confusion_figure(result)
     text = "How often the model is right when it is this sure."
     yield "Confidence", text, _calibration_figure(result)
+    text = "What part is wrong of those that it is surest of; a threshold is a dotted line."
+    yield "Coverage and risk", text, _risk_figure(result)
     if len(worst):
         text = "Where the model was surest and wrong: true class, then what it said."
         yield "Worst mistakes", text, _panel(result, worst, images[: len(worst)])
@@ -222,6 +244,20 @@ def _calibration_figure(result):
         ax=axis,
     )
     axis.set(xlabel="confidence", ylabel="part that is right", xlim=(0, 1), ylim=(0, 1))
+    return figure
+
+
+def _risk_figure(result):
+    sure = result.probabilities.max(1)
+    coverage, risk = coverage_and_risk(sure, result.probabilities.argmax(1) == result.labels)
+    figure = _figure(4.5, 4)
+    axis = figure.subplots()
+    axis.plot(coverage, risk)
+    if "rejected" in (result.rejection or {}):
+        axis.axvline(1 - result.rejection["rejected"], ls=":", color="black")
+    axis.set(xlabel="part of the pictures that is named", ylabel="part of these that is wrong")
+    axis.set(xlim=(0, 1), ylim=(0, None))
+    axis.grid(alpha=0.3)
     return figure
 
 

@@ -14,12 +14,12 @@ from absl import logging
 
 from keras_effv2 import models, recipes, training, variants
 from keras_effv2.data import Data, weighting
-from keras_effv2.evaluation import Evaluation, evaluate
+from keras_effv2.evaluation import Evaluation, calibrate, calibration, evaluate
 from keras_effv2.exporting import export_hub
 from keras_effv2.finetuning.freezing import freeze
 from keras_effv2.finetuning.head import fit_head
 from keras_effv2.finetuning.planning import estimate, phases_of, plan
-from keras_effv2.training import checkpoints
+from keras_effv2.training import checkpoints, records
 from keras_effv2.variants.application import Variant
 from keras_effv2.weights import list_weights
 
@@ -35,6 +35,7 @@ def finetune(
     batch_size: int | None = None,
     flip: bool = True,
     class_weight: str | Mapping[str, float] = "auto",
+    unknown: float | None = None,
     precision: str = "float32",
     seed: int = 0,
     strategy: str | tf.distribute.Strategy = "auto",
@@ -44,7 +45,8 @@ def finetune(
 ) -> tuple[training.Result, Evaluation | None]:
     """Fine-tunes a model on pictures; resumes what it finds in the workdir.
 
-    With a validation split the weights that are kept are those of the lowest validation loss, the
+    With a validation split a temperature makes confidences honest (`evaluation.calibrate`), and the
+    weights that are kept are those of the lowest validation loss, the
     solved head on the untouched backbone included, unless it does little better than guessing;
     without one, the last. Batch normalisation stays frozen in the result;
     call `freeze(model, "none")` to train all of it later.
@@ -62,6 +64,11 @@ def finetune(
         flip: Whether to mirror half of the pictures; not for letters or traffic signs.
         class_weight: As `Recipe.class_weight`: `"auto"` lets classes count alike, `"none"` pictures,
             which names frequent classes more often; a mapping says it class by class.
+        unknown: Part of the pictures of none of the classes that may be named all the same, in
+            (0, 1): the model then says `unknown` of what it is less sure of than of those. Such
+            pictures are `data.unknown`, half of them; without any, each validation picture stands
+            for one with its own class left out. None: 0.05 where there are such pictures, else
+            something is always named.
         precision: `"mixed_bfloat16"` or `"mixed_float16"` where the device is faster in it: recent
             GPUs, TPUs, processors with AVX512_BF16 or AMX. The model keeps it.
         seed: Seed of everything.
@@ -101,6 +108,7 @@ def finetune(
             replicas=strategy.num_replicas_in_sync,
         ),
     )
+    calibration.check_share(unknown)
     weighting.class_weights(recipe.class_weight, split)  # refuses a class that is not there
     for phase in recipes.resolved(recipe, variant.image_size).phases:
         split.steps(phase.batch_size)  # refuses one that is too large, before anything is done
@@ -110,10 +118,43 @@ def finetune(
     result = training.train(build, data, recipe, folder, strategy, start=start)
     if not training.is_chief(strategy):
         return result, None
+    data = _calibrated(result, data, recipe, unknown, folder)
     evaluation = evaluate(result.model, data, folder)
     if hub:
         _export(result.model, folder)
     return result, evaluation
+
+
+def _calibrated(result, data, recipe, unknown, folder):
+    """Makes the model's confidences honest and writes it anew; the data that is left to judge it."""
+    strangers = data.unknown
+    if strangers is not None:  # a half to choose by, a half to judge by
+        order = np.random.default_rng(recipe.seed).permutation(len(strangers))
+        half = len(order) // 2
+        strangers, rest = (strangers.select(np.sort(own)) for own in np.split(order, [half]))
+        data = dataclasses.replace(data, unknown=rest)
+    if data.validation is None:
+        if unknown is not None or strangers is not None:
+            logging.warning(
+                "Without a validation split no confidence is known to be unknown below."
+            )
+        return data
+    share = 0.05 if unknown is None and strangers is not None else unknown
+    weights = weighting.class_weights(recipe.class_weight, data.train)
+    found = calibrate(
+        result.model, data.validation, class_weights=weights, strangers=strangers, share=share
+    )
+    records.write_model(folder, result.model)
+    records.tell(folder, {"calibration": found})
+    logging.info(
+        "Confidence on %d validation pictures: calibration error %.3f, by a temperature of %.2f %.3f%s.",
+        found["pictures"],
+        found["calibration_error_before"],
+        found["temperature"],
+        found["calibration_error"],
+        "" if share is None else f"; unknown below {found['unknown_below']:.1%}",
+    )
+    return data
 
 
 def _recipe(given, settings, planned):

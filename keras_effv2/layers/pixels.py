@@ -59,6 +59,10 @@ class Pixels(keras.layers.Layer):
         resize: `"bilinear"`, `"bicubic"` or `"pillow-bicubic"`.
         activation: Activation the head was trained with, `"softmax"` or `"sigmoid"`.
         class_names: Optional list of the outputs' names.
+        temperature: What the logits were divided by to make confidences honest, or None.
+        unknown_below: Confidence below which a picture is said to be of none of the classes, or
+            None.
+        thresholds: Of sigmoids: for each label the probability from which on it is said, or None.
         features: Optional dictionary from `reduction_1` .. to the names of the layers that give
             these feature maps.
     """
@@ -72,6 +76,9 @@ class Pixels(keras.layers.Layer):
         resize="bilinear",
         activation="softmax",
         class_names=None,
+        temperature=None,
+        unknown_below=None,
+        thresholds=None,
         features=None,
         **kwargs,
     ):
@@ -85,6 +92,8 @@ class Pixels(keras.layers.Layer):
         self.resize = resize
         self.activation = activation
         self.class_names = tuple(class_names) if class_names else None
+        self.temperature, self.unknown_below = temperature, unknown_below
+        self.thresholds = tuple(thresholds) if thresholds else None
         self.features = dict(features or {})
         self.supports_masking = True
         self.autocast = False  # bfloat16 cannot tell 254 from 255
@@ -103,6 +112,12 @@ class Pixels(keras.layers.Layer):
 
     def contract(self):
         """Everything the layer says, as a dictionary that JSON can hold."""
+        thresholds = list(self.thresholds) if self.thresholds else None
+        later = {
+            "temperature": self.temperature,
+            "unknown_below": self.unknown_below,
+            "thresholds": thresholds,
+        }
         return {
             "pixels": self.pixels,
             "enabled": self.enabled,
@@ -111,6 +126,8 @@ class Pixels(keras.layers.Layer):
             "resize": self.resize,
             "activation": self.activation,
             "class_names": list(self.class_names) if self.class_names else None,
+            # left out where nothing is said: earlier versions do not know them
+            **{key: value for key, value in later.items() if value is not None},
         }
 
     def get_config(self):
@@ -133,6 +150,8 @@ class Pixels(keras.layers.Layer):
             setattr(self, key, read[key] or getattr(self, key))
         photos.check_geometry(self.crop, self.resize)
         self.class_names = tuple(read["class_names"]) if read["class_names"] else None
+        self.temperature, self.unknown_below = read.get("temperature"), read.get("unknown_below")
+        self.thresholds = tuple(read["thresholds"]) if read.get("thresholds") else None
 
 
 def find_pixels(model):

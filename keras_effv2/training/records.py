@@ -105,10 +105,7 @@ def curves(workdir):
 
 def write_results(workdir, model, data, recipe, progress):
     """Writes model.keras, labels.txt, summary.json and history.png."""
-    # a view that is not compiled: the optimizer's state is the checkpoints' business
-    view = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    with files.replacing(workdir / "model.keras") as temporary:
-        view.save(temporary)
+    write_model(workdir, model)
     files.write_whole(workdir / "labels.txt", "\n".join(data.class_names) + "\n")
     history = progress.history
     last = history[-1] if history else {}
@@ -135,6 +132,21 @@ def write_results(workdir, model, data, recipe, progress):
     files.write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
     if history:
         files.write_whole(workdir / "history.png", _drawn(history))
+
+
+def write_model(workdir, model):
+    """Writes model.keras, without what it was trained by."""
+    # a view that is not compiled: the optimizer's state is the checkpoints' business
+    view = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    with files.replacing(workdir / "model.keras") as temporary:
+        view.save(temporary)
+
+
+def tell(workdir, told):
+    """Adds to what summary.json says."""
+    path = workdir / "summary.json"
+    known = json.loads(path.read_text(encoding="utf-8"))
+    files.write_whole(path, json.dumps(known | told, indent=2) + "\n")
 
 
 def _drawn(history):
