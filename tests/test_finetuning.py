@@ -15,8 +15,6 @@ import tensorflow as tf
 import train_tiny
 from absl import logging
 from conftest import mirrored, tiny_data, tiny_efficientnet_row
-from sklearn.linear_model import LogisticRegression
-from sklearn.utils.class_weight import compute_class_weight
 
 import keras_effv2 as kev
 from keras_effv2 import cli, data, finetuning, layers, models, recipes, training
@@ -56,81 +54,6 @@ def test_freeze_refuses(tiny_effnet):
         finetuning.freeze(tiny_effnet(), "all")
     with pytest.raises(ValueError, match="has no head; with policy='backbone'"):
         finetuning.freeze(tiny_effnet(include_top=False), "backbone")
-
-
-@pytest.mark.parametrize("classes", [2, 4])
-def test_solved_head_is_logistic_regression(classes, tiny_effnet):
-    """The same decisions as scikit-learn's on the features, for two classes and for more."""
-    pictures = tiny_data(count=200).train
-    keep = np.flatnonzero(pictures.labels < classes)
-    split = data.Split(
-        pictures.class_names[:classes], pictures.labels[keep], pictures.pictures[keep]
-    )
-    model = tiny_effnet(classes=classes, input_shape=(32, 32, 3))
-    score = finetuning.fit_head(model, split, 32)
-    assert score >= 1.5 / classes
-    inputs = split.pictures.astype("float32")
-    body = keras.Model(model.input, model.get_layer("predictions").input)
-    features = body.predict(inputs, verbose=0)
-    features = (features - features.mean(0)) / (features.std(0) + 1e-3)
-    ours = model.predict(inputs, verbose=0)
-    best = min(
-        np.abs(
-            LogisticRegression(C=c, max_iter=200)
-            .fit(features, split.labels)
-            .predict_proba(features)
-            - ours
-        ).max()
-        for c in (0.0003, 0.003, 0.03)
-    )
-    assert best < 1e-3
-
-
-@pytest.mark.parametrize("class_weight", ["auto", {"green": 3.0, "grey": 0.5}])
-def test_weights_of_classes_move_the_biases_alone(class_weight, tiny_effnet):
-    """By scikit-learn's balanced weights, or those given. (Too few to choose a strength by.)"""
-    split = tiny_data(count=200).train
-    keep = np.sort(np.r_[np.flatnonzero(split.labels < 3), np.flatnonzero(split.labels == 3)[:4]])
-    split, heads = split.select(keep), []
-    model = tiny_effnet(classes=4, input_shape=(32, 32, 3))
-    for setting in ("none", class_weight):
-        finetuning.fit_head(model, split, 32, class_weight=setting)
-        heads.append(model.get_layer("predictions").get_weights())
-    (kernel, bias), (other_kernel, other_bias) = heads
-    if class_weight == "auto":
-        weights = compute_class_weight("balanced", classes=np.arange(4), y=split.labels)
-    else:
-        weights = np.array([1, 3, 1, 0.5])
-    np.testing.assert_array_equal(kernel, other_kernel)
-    np.testing.assert_allclose(other_bias - bias, np.log(weights), atol=1e-5)
-
-
-def test_a_class_without_pictures_is_never_named(tiny_effnet):
-    pictures = tiny_data(count=80).train
-    keep = np.flatnonzero(pictures.labels != 1)
-    split = pictures.select(keep)
-    model = tiny_effnet(classes=4, input_shape=(32, 32, 3))
-    finetuning.fit_head(model, split, 32)
-    assert (model.predict(split.pictures.astype("float32"), verbose=0)[:, 1] < 1e-2).all()
-
-
-def test_of_very_many_pictures_some_are_enough(tiny_effnet, monkeypatch):
-    seen = []
-    monkeypatch.setattr("keras_effv2.finetuning.head.ENOUGH", 20)
-
-    class Counted(Split):
-        def eval_batches(self, **settings):
-            seen.append(len(self))
-            return super().eval_batches(**settings)
-
-        def select(self, indices):
-            own = super().select(indices)
-            return Counted(own.class_names, own.labels, own.pictures)
-
-    split = tiny_data().train
-    model = tiny_effnet(classes=4, input_shape=(32, 32, 3))
-    finetuning.fit_head(model, Counted(split.class_names, split.labels, split.pictures), 32)
-    assert seen == [20]
 
 
 def test_plan_fits_data_and_machine():
@@ -291,10 +214,41 @@ def test_several_labels_are_refused(start, tmp_path):
     colours = tiny_data()
     train = TwoLabels(colours.class_names, colours.train.labels, colours.train.pictures)
     colours = dataclasses.replace(colours, train=train)
-    with pytest.raises(ValueError, match="one label a picture; one here has 2.*loss='sigmoid'"):
+    with pytest.raises(ValueError, match="has one label a picture; one here has 2.*several=True"):
         finetuning.finetune(
             "EfficientNetV2B0", colours, tmp_path / "run", weights=start[1], image_size=32
         )
+
+
+def test_several_labels_a_picture(start, tmp_path, capsys):
+    """Red, green and blue, any of them: a sigmoid each, solved first; thresholds in the file."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 120, (120, 32, 32, 3), dtype="uint8")
+    labels = rng.random((120, 3)) < 0.5
+    pictures += (120 * labels[:, None, None]).astype("uint8")
+    names, parts = ("red", "green", "blue"), (slice(72), slice(72, 96), slice(96, None))
+    splits = [Split(names, labels[own], pictures[own], several=True) for own in parts]
+    options = {"weights": start[1], "epochs": 2, "image_size": 32, "hub": False}
+    collages = data.Data("collages", names, *splits)
+    result, judged = finetuning.finetune("EfficientNetV2B0", collages, tmp_path / "run", **options)
+    assert judged.mean_average_precision > 0.75  # guessing gives a half
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    kept = layers.find_pixels(model)
+    assert kept.thresholds == tuple(row[-1] for row in judged.labels_table)
+    recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert (recipe["loss"], recipe["class_weight"]) == ("sigmoid", "none")
+    scores = model.predict(splits[2].pictures.astype("float32"), verbose=0)
+    np.testing.assert_allclose(judged.probabilities, scores, atol=1e-4)
+    keras.utils.save_img(tmp_path / "a.png", splits[2].pictures[0])
+    command = ["predict", str(tmp_path / "a.png"), f"--model_file={tmp_path}/run/model.keras"]
+    assert cli.main([*command, "--format=json"]) == 0
+    said = json.loads(capsys.readouterr().out)[0]["said"]
+    wanted = {
+        name for name, score, least in zip(names, scores[0], kept.thresholds) if score >= least
+    }
+    assert set(said) == wanted
+    with pytest.raises(ValueError, match="`unknown` goes with one label a picture"):
+        finetuning.finetune("EfficientNetV2B0", collages, tmp_path / "no", unknown=0.1, **options)
 
 
 def test_sizes_are_checked():

@@ -8,16 +8,20 @@ with needs.naming("Evaluation"):
     from keras_effv2.evaluation.explanations import attention_maps, gradcam
     from keras_effv2.evaluation.outputs import by_class, match_classes, probabilities, said
     from keras_effv2.evaluation.report import report
+    from keras_effv2.evaluation.several import SeveralEvaluation, calibrate_several, judge_several
 
 __all__ = [
     "Evaluation",
+    "SeveralEvaluation",
     "attention_maps",
     "by_class",
     "calibrate",
+    "calibrate_several",
     "calibration_error",
     "evaluate",
     "gradcam",
     "judge",
+    "judge_several",
     "match_classes",
     "probabilities",
     "report",

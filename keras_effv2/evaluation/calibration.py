@@ -34,19 +34,11 @@ def calibrate(model, split, *, class_weights=None, strangers=None, share=None, i
     Source: Guo et al. 2017, arXiv 1706.04599; its targets as Platt 1999 has them.
     """
     check_share(share)
-    head = graph.head_of(model)
-    if not isinstance(head, keras.layers.Dense) or graph.is_quantised(head) or head.bias is None:
-        raise ValueError(
-            f"Model {model.name!r} ends in {head.name!r}: a temperature goes into a Dense layer with "
-            "a bias. Calibrate before quantising it."
-        )
+    head = dense_head(model)
     scores, targets, _ = predicted(model, split, image_size=image_size)
     scores, labels = scores[targets.any(1)], targets[targets.any(1)].argmax(1)
     factor = sharpening(scores, labels, class_weights)
-    kernel, bias = head.get_weights()[:2]
-    head.set_weights([kernel * np.float32(factor), bias * np.float32(factor)])
-    honest, pixels = tempered(scores, factor), layers.find_pixels(model)
-    before = pixels.temperature if pixels is not None and pixels.temperature else 1.0
+    temperature, honest = scale(model, head, factor), tempered(scores, factor)
     least = None
     if share is not None:
         if strangers is not None:
@@ -55,16 +47,39 @@ def calibrate(model, split, *, class_weights=None, strangers=None, share=None, i
             strange = _without_their_class(honest, labels)
         least = float(np.quantile(strange, 1 - share, method="higher"))
         least = float(np.nextafter(np.float32(least), np.float32(2)))  # that one is not named
+    pixels = layers.find_pixels(model)
     if pixels is not None:
-        pixels.temperature, pixels.unknown_below = float(before / factor), least
+        pixels.unknown_below = least
     errors = [calibration_error(p.max(1), p.argmax(1) == labels) for p in (scores, honest)]
     return {
-        "temperature": float(before / factor),
+        "temperature": temperature,
         "pictures": len(labels),
         "calibration_error_before": errors[0],
         "calibration_error": errors[1],
         "unknown_below": least,
     }
+
+
+def dense_head(model):
+    """The last layer, into which a temperature can go."""
+    head = graph.head_of(model)
+    if not isinstance(head, keras.layers.Dense) or graph.is_quantised(head) or head.bias is None:
+        raise ValueError(
+            f"Model {model.name!r} ends in {head.name!r}: a temperature goes into a Dense layer with "
+            "a bias. Calibrate before quantising it."
+        )
+    return head
+
+
+def scale(model, head, factor):
+    """Multiplies the logits; the model's temperature in all, which its `Pixels` layer keeps."""
+    kernel, bias = head.get_weights()[:2]
+    head.set_weights([kernel * np.float32(factor), bias * np.float32(factor)])
+    pixels = layers.find_pixels(model)
+    if pixels is None:
+        return float(1 / factor)
+    pixels.temperature = float((pixels.temperature or 1.0) / factor)
+    return pixels.temperature
 
 
 def check_share(share):

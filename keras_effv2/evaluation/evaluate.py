@@ -13,6 +13,7 @@ from keras_effv2.evaluation import calibration
 from keras_effv2.evaluation.calibration import calibration_error, rejection, tempered
 from keras_effv2.evaluation.outputs import geometry, match_classes, predicted
 from keras_effv2.evaluation.report import report
+from keras_effv2.evaluation.several import SeveralEvaluation, judge_several, says_several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,7 @@ def evaluate(
     split: str | None = None,
     batch_size: int = 32,
     image_size: int | None = None,
-) -> Evaluation:
+) -> Evaluation | SeveralEvaluation:
     """Evaluates a model on a split, every picture once.
 
     Args:
@@ -121,7 +122,8 @@ def evaluate(
         image_size: Side in pixels; None takes the model's.
 
     Returns:
-        An `Evaluation`.
+        An `Evaluation`; a `SeveralEvaluation` of data with several labels a picture and a model of
+        sigmoids.
 
     Raises:
         ValueError: If the split does not exist, the model does not know its classes, it is unknown
@@ -146,6 +148,13 @@ def evaluate(
     if report_dir is not None:  # before the work
         report_dir = _report_folder(report_dir)
     scores, targets, names = predicted(model, pictures, batch_size, image_size)
+    if pictures.several and says_several(model):
+        thresholds = graph.said_of_head(model, "thresholds")
+        result = judge_several(scores, targets, names, thresholds, split)
+        if report_dir is not None:
+            how = {"image_size": image_size, **geometry(model)}
+            report(result, model, pictures, report_dir, data.name, **how)
+        return result
     labelled = targets.any(1)
     if not labelled.all():
         logging.warning("%d pictures without a label are not counted.", (~labelled).sum())

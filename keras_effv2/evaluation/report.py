@@ -1,21 +1,17 @@
 """The report of an evaluation: `report.html`, a page that stands alone, and `evaluation.json`."""
 
 import base64
-import contextlib
 import html
 import importlib.resources
 import io
 import json
-import math
 import string
-import warnings
 
 import numpy as np
-from absl import logging
 
 from keras_effv2 import files
-from keras_effv2.evaluation.calibration import coverage_and_risk
-from keras_effv2.evaluation.explanations import gradcam
+from keras_effv2.evaluation import figures
+from keras_effv2.evaluation.several import SeveralEvaluation
 
 WORST = 12  # mistakes shown
 SUREST = 6  # pictures shown with Grad-CAM
@@ -25,7 +21,7 @@ def report(result, model, pictures, folder, name, *, image_size, crop="none", re
     """Writes `report.html` and `evaluation.json` into a folder.
 
     Args:
-        result: An `Evaluation`.
+        result: An `Evaluation` or a `SeveralEvaluation`.
         model: The model that was evaluated.
         pictures: The `Split` of the pictures in `result`, in the same order.
         folder: `pathlib.Path` of an existing folder.
@@ -36,8 +32,8 @@ def report(result, model, pictures, folder, name, *, image_size, crop="none", re
     """
     numbers = json.dumps(result.summary(), indent=2) + "\n"
     files.write_whole(folder / "evaluation.json", numbers)
-    wrong = np.flatnonzero(result.probabilities.argmax(1) != result.labels)
-    worst = wrong[np.argsort(-result.probabilities[wrong].max(1))][:WORST]
+    several = isinstance(result, SeveralEvaluation)
+    worst = _furthest(result) if several else _surest_mistakes(result)
     sure = np.argsort(-result.probabilities.max(1))[:SUREST]
     chosen = pictures.select(np.r_[worst, sure])
     batches = chosen.eval_batches(
@@ -45,30 +41,51 @@ def report(result, model, pictures, folder, name, *, image_size, crop="none", re
     )
     images = next(iter(batches))[0].numpy()
     title = f"{model.name} on {name}, {result.split}, {image_size} px"
-    with _readable_names():
-        page = _page(title, result, _figures(result, model, images, worst, sure))
+    draw = figures.of_several_labels if several else figures.of_one_label
+    with figures.readable_names():
+        page = _page(
+            title,
+            (_cards_of_several if several else _cards)(result),
+            (_table_of_several if several else _table)(result),
+            draw(result, model, images, worst, sure),
+        )
     files.write_whole(folder / "report.html", page)
+
+
+def _surest_mistakes(result):
+    wrong = np.flatnonzero(result.probabilities.argmax(1) != result.labels)
+    return wrong[np.argsort(-result.probabilities[wrong].max(1))][:WORST]
+
+
+def _furthest(result):
+    """Pictures with a label that is furthest on the wrong side of its threshold."""
+    thresholds = np.array([row[-1] for row in result.labels_table])
+    over = result.probabilities - thresholds
+    wrong = np.where(result.labels, -over, over).max(1)
+    order = np.argsort(-wrong, kind="stable")[:WORST]
+    return order[wrong[order] > 0]
 
 
 # ----------------------------------------------------------------------------------------- page
 
 
-def _page(title, result, figures):
+def _page(title, cards, table, drawn):
     template = importlib.resources.files(__package__).joinpath("report.html")
+    text, head, rows = table
     return string.Template(template.read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
-        recalls=html.escape(
-            ", ".join(f"{name} {recall:.1%} of {n}" for name, recall, n in result.lowest_recalls)
-        ),
+        text=html.escape(text),
         cards="".join(
-            f'<div class="card"><b>{value}</b><span>{text}</span></div>'
-            for value, text in _cards(result)
+            f'<div class="card"><b>{value}</b><span>{text}</span></div>' for value, text in cards
         ),
-        rows="".join(_rows(result)),
+        head="".join(f"<th>{cell}</th>" for cell in head),
+        rows="".join(
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+        ),
         figures="".join(
             f'<section><h2>{head}</h2><p>{text}</p><img alt="{head}" src="{_embed(figure)}">'
             "</section>"
-            for head, text, figure in figures
+            for head, text, figure in drawn
         ),
     )
 
@@ -110,8 +127,8 @@ def _rejected(found):
         yield f"{found['auroc']:.3f}", "AUROC of telling strange pictures by confidence"
 
 
-def _rows(result):
-    """A row of the table for every class that has pictures."""
+def _table(result):
+    """A sentence, heads of columns, and a row for every class that has pictures."""
     from sklearn.metrics import precision_recall_fscore_support
 
     numbers = precision_recall_fscore_support(
@@ -121,162 +138,51 @@ def _rows(result):
         zero_division=0,
     )
     intervals = {name: interval for name, _, _, *interval in result.class_recalls}
-    for name, precision, recall, f1, count in zip(result.class_names, *numbers, strict=True):
-        if count:
-            low, high = intervals[name]
-            yield (
-                f"<tr><td>{html.escape(name)}</td><td>{count}</td><td>{precision:.1%}</td>"
-                f"<td>{recall:.1%}</td><td>{low:.1%} to {high:.1%}</td><td>{f1:.3f}</td></tr>"
-            )
+    rows = [
+        (
+            name,
+            str(count),
+            f"{precision:.1%}",
+            f"{recall:.1%}",
+            "{:.1%} to {:.1%}".format(*intervals[name]),
+            f"{f1:.3f}",
+        )
+        for name, precision, recall, f1, count in zip(result.class_names, *numbers, strict=True)
+        if count
+    ]
+    lowest = ", ".join(f"{name} {recall:.1%} of {n}" for name, recall, n in result.lowest_recalls)
+    head = ("class", "pictures", "precision", "recall", "95 % of it", "F1")
+    return f"Lowest recalls: {lowest}.", head, rows
+
+
+def _cards_of_several(result):
+    return [
+        (f"{result.mean_average_precision:.1%}", "mean average precision of the labels"),
+        (f"{result.micro_f1:.3f}", "F1 of all labels together"),
+        (f"{result.macro_f1:.3f}", "macro F1, the mean F1 of the labels"),
+        (f"{result.exact:.1%}", "of the pictures have all labels right"),
+        (f"{result.images:,}", "pictures, each once"),
+        (f"{result.calibration_error:.3f}", "calibration error"),
+    ]
+
+
+def _table_of_several(result):
+    rows = [
+        (
+            name,
+            str(images),
+            "" if average is None else f"{average:.1%}",
+            *(f"{part:.1%}" for part in (precision, recall)),
+            f"{f1:.3f}",
+            f"{threshold:.3f}",
+        )
+        for name, images, average, precision, recall, f1, threshold in result.labels_table
+    ]
+    head = ("label", "pictures", "average precision", "precision", "recall", "F1", "threshold")
+    return "A label is said from its threshold on.", head, rows
 
 
 def _embed(figure):
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-# -------------------------------------------------------------------------------------- figures
-
-
-def _figures(result, model, images, worst, sure):
-    """The figures of the page: `(heading, what is seen, figure)`.
-
-    Args:
-        result: An `Evaluation`.
-        model: The model that was evaluated.
-        images: The pictures `worst`, then the pictures `sure`: `(n, side, side, 3)`.
-        worst: Indices of mistakes.
-        sure: Indices of the pictures that the model is surest of.
-    """
-    yield "Confusion matrix", "Rows are the true classes.", _confusion_figure(result)
-    text = "How often the model is right when it is this sure."
-    yield "Confidence", text, _calibration_figure(result)
-    text = "What part is wrong of those that it is surest of; a threshold is a dotted line."
-    yield "Coverage and risk", text, _risk_figure(result)
-    if len(worst):
-        text = "Where the model was surest and wrong: true class, then what it said."
-        yield "Worst mistakes", text, _panel(result, worst, images[: len(worst)])
-    try:
-        heat = gradcam(model, images[len(worst) :])
-    except ValueError as error:  # somebody's own architecture
-        logging.warning("The report has no Grad-CAM: %s", error)
-    else:
-        text = "Grad-CAM of the pictures that it is surest of."
-        yield "What it looks at", text, _panel(result, sure, images[len(worst) :], heat)
-
-
-# fonts of other scripts, in the order of trying; Matplotlib's own has Latin, Greek and Cyrillic
-_FONTS = (
-    "Noto Sans CJK JP",
-    "Noto Sans CJK SC",
-    "WenQuanYi Zen Hei",
-    "Microsoft YaHei",
-    "PingFang SC",
-    "Hiragino Sans",
-    "Malgun Gothic",
-    "Noto Sans Arabic",
-    "Noto Sans Devanagari",
-    "Noto Sans Thai",
-    "Arial Unicode MS",
-)
-
-
-@contextlib.contextmanager
-def _readable_names():
-    """Class names in any script that this machine has a font for; `$` is no formula."""
-    import matplotlib
-    from matplotlib import font_manager
-
-    installed = set(font_manager.get_font_names())
-    family = ["DejaVu Sans", *(name for name in _FONTS if name in installed)]
-    with matplotlib.rc_context({"font.family": family, "text.parse_math": False}):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")
-            yield
-
-
-def _figure(width, height):
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _confusion_figure(result):
-    """The classes that occur; coloured by the part of the true class, named up to thirty."""
-    from sklearn.metrics import ConfusionMatrixDisplay
-
-    used = np.flatnonzero(result.confusion.sum(0) + result.confusion.sum(1))
-    counts = result.confusion[np.ix_(used, used)]
-    named = len(used) <= 30
-    figure = _figure(*(min(12, 3.5 + 0.42 * len(used)),) * 2)
-    display = ConfusionMatrixDisplay(
-        counts / np.maximum(counts.sum(1, keepdims=True), 1),
-        display_labels=[result.class_names[i] for i in used],
-    ).plot(
-        ax=figure.subplots(),
-        cmap="Blues",
-        include_values=named,
-        xticks_rotation=45,
-        colorbar=False,
-        im_kw={"vmin": 0, "vmax": 1},
-    )
-    if named:
-        for text, count in zip(display.text_.flat, counts.flat, strict=True):
-            text.set_text(str(count) if count else "")
-    else:
-        display.ax_.set(xticks=[], yticks=[])
-    display.ax_.set(xlabel="predicted", ylabel="true")
-    return figure
-
-
-def _calibration_figure(result):
-    from sklearn.calibration import CalibrationDisplay
-
-    figure = _figure(4.5, 4)
-    axis = figure.subplots()
-    CalibrationDisplay.from_predictions(
-        result.probabilities.argmax(1) == result.labels,
-        result.probabilities.max(1),
-        n_bins=10,
-        pos_label=True,
-        name="the model",
-        ax=axis,
-    )
-    axis.set(xlabel="confidence", ylabel="part that is right", xlim=(0, 1), ylim=(0, 1))
-    return figure
-
-
-def _risk_figure(result):
-    sure = result.probabilities.max(1)
-    coverage, risk = coverage_and_risk(sure, result.probabilities.argmax(1) == result.labels)
-    figure = _figure(4.5, 4)
-    axis = figure.subplots()
-    axis.plot(coverage, risk)
-    if "rejected" in (result.rejection or {}):
-        axis.axvline(1 - result.rejection["rejected"], ls=":", color="black")
-    axis.set(xlabel="part of the pictures that is named", ylabel="part of these that is wrong")
-    axis.set(xlim=(0, 1), ylim=(0, None))
-    axis.grid(alpha=0.3)
-    return figure
-
-
-def _panel(result, indices, images, heat=None):
-    """Pictures in rows of six: the true class, what the model said, and how sure it was."""
-    columns = min(6, len(indices))
-    rows = math.ceil(len(indices) / columns)
-    figure = _figure(2 * columns, 2.35 * rows)
-    axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
-    for axis in axes:
-        axis.axis("off")
-    for axis, i, image, k in zip(axes, indices, images, range(len(indices))):
-        axis.imshow(image.clip(0, 255).astype("uint8"))
-        if heat is not None:
-            axis.imshow(heat[k], cmap="jet", alpha=0.4)
-        said = int(result.probabilities[i].argmax())
-        axis.set_title(
-            f"{result.class_names[result.labels[i]]}\n{result.class_names[said]} "
-            f"{result.probabilities[i, said]:.0%}",
-            fontsize=8,
-        )
-    return figure

@@ -51,8 +51,9 @@ def _metadata(run, place, data, licence):
         from huggingface_hub import EvalResult, ModelCardData
     found, results = run["evaluation"], None
     if found:
-        interval = "{:.1%} to {:.1%}".format(*found["top1_interval"])
-        told = {"images": found["images"], "interval_95": found["top1_interval"]}
+        span = found.get("top1_interval", (0, 1))  # of several labels a picture there is none
+        interval = "{:.1%} to {:.1%}".format(*span)
+        told = {"images": found["images"], "interval_95": span}
         results = [
             EvalResult(
                 task_type="image-classification",
@@ -67,6 +68,7 @@ def _metadata(run, place, data, licence):
             for kind, key, name in (
                 ("accuracy", "top1", f"top 1, 95 % interval {interval}"),
                 ("balanced_accuracy", "balanced_accuracy", "mean recall of the classes"),
+                ("mean_average_precision", "mean_average_precision", "mean over the labels"),
             )
             if key in found
         ]
@@ -93,7 +95,12 @@ def _head(run, model, place, data):
     labels, found = run["labels"], run["evaluation"]
     network = run["start"].get("model") or model.name
     text = f"# {place.split('/')[-1]}\n\n{network}, which names {len(labels)} classes"
-    if found:
+    if found and "top1" not in found:
+        text += (
+            f", any number of them a picture: mean average precision "
+            f"{found['mean_average_precision']:.1%} on {found['images']:,} pictures that it had not seen"
+        )
+    elif found:
         text += (
             f": right on {found['top1']:.1%} of {found['images']:,} pictures that it had not seen "
             f"(95 % interval {{:.1%}} to {{:.1%}})".format(*found["top1_interval"])
@@ -127,6 +134,13 @@ print(sorted(zip(scores, kev.class_names(model)), reverse=True)[:3])
 def _results(found):
     if not found:
         return "## Results\n\nNot evaluated."
+    if "top1" not in found:
+        rows = [
+            f"| {row['label']} | {row['images']} | {row['f1']:.3f} | {row['threshold']:.3f} |"
+            for row in found["labels_table"]
+        ]
+        head = "| label | pictures | F1 | said from |\n| --- | --- | --- | --- |"
+        return "\n".join(["## Results\n", head, *rows])
     rows = [
         ("top 1", f"{found['top1']:.1%} ({{:.1%}} to {{:.1%}})".format(*found["top1_interval"])),
         ("balanced accuracy", f"{found['balanced_accuracy']:.1%}"),
@@ -170,12 +184,19 @@ def _limits(run, model):
     lines = [
         "It names one of its classes whatever is on the picture, also where there is none of them."
     ]
+    if contract.get("thresholds"):
+        lines = ["It says each label from a threshold of its own on; a picture may have none."]
+    elif contract.get("unknown_below"):
+        lines = [
+            f"What it is less sure of than {contract['unknown_below']:.1%} is of none of its classes as "
+            "far as it knows; `effv2 predict` says `unknown` then."
+        ]
     if contract.get("image_size"):
         lines.append(
             f"It was evaluated at {contract['image_size']} pixels (crop {contract['crop']}, resize "
             f"{contract['resize']}), on pictures 0..255; the normalisation is inside."
         )
-    if found and found["images"] < 400:
+    if found and found["images"] < 400 and "top1" in found:
         low, high = found["top1_interval"]
         lines.append(
             f"{found['images']} test pictures are few: anything from {low:.0%} to {high:.0%} may be "

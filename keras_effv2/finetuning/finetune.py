@@ -14,7 +14,14 @@ from absl import logging
 
 from keras_effv2 import models, recipes, training, variants
 from keras_effv2.data import Data, weighting
-from keras_effv2.evaluation import Evaluation, calibrate, calibration, evaluate
+from keras_effv2.evaluation import (
+    Evaluation,
+    SeveralEvaluation,
+    calibrate,
+    calibrate_several,
+    calibration,
+    evaluate,
+)
 from keras_effv2.exporting import export_hub
 from keras_effv2.finetuning.freezing import freeze
 from keras_effv2.finetuning.head import fit_head
@@ -42,7 +49,7 @@ def finetune(
     tpu: str = "local",
     recipe: recipes.Recipe | None = None,
     hub: bool = True,
-) -> tuple[training.Result, Evaluation | None]:
+) -> tuple[training.Result, Evaluation | SeveralEvaluation | None]:
     """Fine-tunes a model on pictures; resumes what it finds in the workdir.
 
     With a validation split a temperature makes confidences honest (`evaluation.calibrate`), and the
@@ -79,11 +86,12 @@ def finetune(
         hub: Whether to export for TF Hub.
 
     Returns:
-        `(Result, Evaluation)` of the test split; the second is None for a worker that is not the
-        first.
+        `(Result, Evaluation)` of the test split, or `(Result, SeveralEvaluation)` of data with
+        several labels a picture, for which the head has sigmoids and each label a threshold; the
+        second is None for a worker that is not the first.
 
     Raises:
-        ValueError: If model, weights and data do not fit, a picture has several labels, or the
+        ValueError: If model, weights and data do not fit, `unknown` goes with several labels, or the
             workdir holds a run that began from other weights.
 
     Example:
@@ -107,8 +115,14 @@ def finetune(
             picture_side=split.typical_side(),
             replicas=strategy.num_replicas_in_sync,
         ),
+        split.several,
     )
     calibration.check_share(unknown)
+    if split.several and unknown is not None:
+        raise ValueError(
+            "`unknown` goes with one label a picture; of several, each has a threshold of its own and "
+            "a picture may have none. Leave it out."
+        )
     weighting.class_weights(recipe.class_weight, split)  # refuses a class that is not there
     for phase in recipes.resolved(recipe, variant.image_size).phases:
         split.steps(phase.batch_size)  # refuses one that is too large, before anything is done
@@ -141,9 +155,12 @@ def _calibrated(result, data, recipe, unknown, folder):
         return data
     share = 0.05 if unknown is None and strangers is not None else unknown
     weights = weighting.class_weights(recipe.class_weight, data.train)
-    found = calibrate(
-        result.model, data.validation, class_weights=weights, strangers=strangers, share=share
-    )
+    if data.validation.several:
+        found = calibrate_several(result.model, data.validation)
+    else:
+        found = calibrate(
+            result.model, data.validation, class_weights=weights, strangers=strangers, share=share
+        )
     records.write_model(folder, result.model)
     records.tell(folder, {"calibration": found})
     logging.info(
@@ -157,7 +174,7 @@ def _calibrated(result, data, recipe, unknown, folder):
     return data
 
 
-def _recipe(given, settings, planned):
+def _recipe(given, settings, planned, several):
     """The recipe that is given, or the planned one with what the user sets."""
     _, _, batch_size, flip, class_weight, precision = settings
     if given is not None:
@@ -167,9 +184,11 @@ def _recipe(given, settings, planned):
                 "change it with dataclasses.replace and leave the other arguments out."
             )
         return given
-    recipe = dataclasses.replace(
-        planned(), flip=flip, class_weight=class_weight, precision=precision
-    )
+    own = {"flip": flip, "class_weight": class_weight, "precision": precision}
+    if several:  # smoothed, each of many labels would be a little on every picture
+        own |= {"loss": "sigmoid", "label_smoothing": 0.0}
+        own["class_weight"] = "none" if class_weight == "auto" else class_weight
+    recipe = dataclasses.replace(planned(), **own)
     if batch_size is None:
         return recipe
     rate = recipe.learning_rate * batch_size / recipe.batch_size
@@ -203,7 +222,8 @@ def _begun(variant, weights, data, recipe, workdir):
     if weights is not None:
         start, side = time.perf_counter(), phases_of(net, recipe)[-1].image_size
         score = fit_head(net, data.train, side, seed=recipe.seed, class_weight=recipe.class_weight)
-        held_out = "" if np.isnan(score) else f"{score:.1%} on held-out pictures, "
+        what = "mean average precision " if data.train.several else ""
+        held_out = "" if np.isnan(score) else f"{what}{score:.1%} on held-out pictures, "
         logging.info("Head on frozen features: %s%.0f s.", held_out, time.perf_counter() - start)
     return net
 

@@ -24,10 +24,11 @@ def fit_head(model, split, image_size, batch_size=32, seed=0, class_weight="none
 
     Returns:
         Accuracy on pictures held out for choosing the regularisation, which count as the weights
-        say; NaN if there are classes of fewer than five, which are too few to choose by.
+        say; NaN if there are classes of fewer than five, which are too few to choose by. Of several
+        labels a picture, which are solved one by one, the mean average precision.
 
     Raises:
-        ValueError: If a picture has several labels, or none.
+        ValueError: If a picture of data with one label has several labels, or none.
     """
     weights = class_weights(class_weight, split)
     weights = np.ones(len(split.class_names)) if weights is None else weights
@@ -36,31 +37,70 @@ def fit_head(model, split, image_size, batch_size=32, seed=0, class_weight="none
         order = np.random.default_rng(seed).permutation(len(split))
         split = split.select(np.sort(order[:ENOUGH]))
     head = graph.head_of(model)
+    features, labels = _features(model, head, split, image_size, batch_size)
+    mean, deviation = features.mean(0), features.std(0) + 1e-3
+    features = (features - mean) / deviation
+    if split.several:
+        kernel, bias, score = _of_several(features, labels, seed)
+    else:
+        labels = labels.argmax(1)
+        best, score = _regularisation(features, labels, weights, seed)
+        kernel, bias = _solved(features, labels, len(weights), best)
+        missing = np.bincount(labels, minlength=len(weights)) == 0
+        # classes without a picture: not to be named, unless it is the sample that has none
+        bias[missing] = bias[~missing].min() if sampled else -10.0
+        bias[~missing] += np.log(weights[~missing])
+    kernel /= deviation[:, None]
+    head.set_weights([kernel, bias - mean @ kernel])
+    return score
+
+
+def _features(model, head, split, image_size, batch_size):
+    """What comes to the head, `(n, channels)`, and the labels as 0 and 1, `(n, classes)`."""
     backbone = keras.Model(model.input, head.input)
     compute = tf.function(lambda x: backbone(x, training=False), reduce_retracing=True)
     features, labels = [], []
     for images, targets, mask in split.eval_batches(image_size=image_size, batch_size=batch_size):
         keep = mask.numpy() > 0
-        given = (targets.numpy()[keep] > 0).sum(1)
-        if (given != 1).any():
+        labels.append(targets.numpy()[keep] > 0)
+        given = labels[-1].sum(1)
+        if not split.several and (given != 1).any():
             raise ValueError(
-                f"Fine-tuning takes one label a picture; one here has {given[given != 1][0]}. "
-                "Train on such data with keras_effv2.train and a recipe of loss='sigmoid'."
+                f"This data has one label a picture; one here has {given[given != 1][0]}. Give it as "
+                "a Split with several=True, and a recipe of loss='sigmoid'."
             )
         features.append(compute(images).numpy()[keep])
-        labels.append(targets.numpy().argmax(1)[keep])
-    features, labels = np.concatenate(features), np.concatenate(labels)
-    mean, deviation = features.mean(0), features.std(0) + 1e-3
-    features = (features - mean) / deviation
-    best, score = _regularisation(features, labels, weights, seed)
-    kernel, bias = _solved(features, labels, len(weights), best)
-    missing = np.bincount(labels, minlength=len(weights)) == 0
-    # classes without a picture: not to be named, unless it is the sample that has none
-    bias[missing] = bias[~missing].min() if sampled else -10.0
-    bias[~missing] += np.log(weights[~missing])
-    kernel /= deviation[:, None]
-    head.set_weights([kernel, bias - mean @ kernel])
-    return score
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def _of_several(features, labels, seed):
+    """Kernel and bias of a logistic regression a label; mean average precision on pictures held out."""
+    from sklearn.metrics import average_precision_score
+
+    order = np.random.default_rng(seed).permutation(len(labels))
+    held, rest = np.split(order, [len(order) // 5])
+    scored = np.flatnonzero(labels[held].any(0) & labels[rest].any(0))
+    best, score = 0.003, float("nan")
+    if len(scored):
+        scores = {}
+        for strength in (0.0003, 0.003, 0.03):
+            kernel, bias = _each(features[rest], labels[rest], strength)
+            said = features[held] @ kernel + bias
+            scores[strength] = average_precision_score(labels[held][:, scored], said[:, scored])
+        best, score = max(scores.items(), key=lambda item: item[1])
+    return *_each(features, labels, best), float(score)
+
+
+def _each(features, labels, strength):
+    """Kernel and bias of one logistic regression a label; of one that never differs its log odds."""
+    kernel, bias = np.zeros((features.shape[1], labels.shape[1])), np.zeros(labels.shape[1])
+    for column, own in enumerate(labels.T):
+        if own.all() or not own.any():
+            bias[column] = np.log((own.sum() + 0.5) / ((~own).sum() + 0.5))
+            continue
+        each, offset = _solved(features, own.astype(int), 2, strength)
+        kernel[:, column], bias[column] = each[:, 1] - each[:, 0], offset[1] - offset[0]
+    return kernel, bias
 
 
 def _regularisation(features, labels, weights, seed):
