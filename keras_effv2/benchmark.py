@@ -15,7 +15,7 @@ import time
 import keras
 import numpy as np
 
-from keras_effv2 import models, optimizers, variants
+from keras_effv2 import models, optimizers, processor, variants
 
 MEASURES = ("train", "infer", "pipeline", "export")
 LARGEST = 8 << 30  # bytes of a batch
@@ -308,7 +308,7 @@ def _export(model, image_size, batch_size, rounds):
 
 
 def table(rows):
-    """The rows as text, one a line, for people."""
+    """The rows as text, one a line, for people; the last line says on what they were measured."""
     lines = [
         f"{'measure':<11} {'model':<17} {'setting':<34} {'ours':>9} {'spread':>6} {'peer':>9} "
         f"{'spread':>6}  ratio"
@@ -322,4 +322,5 @@ def table(rows):
             f"{row.peer * scale:>6.{digits}f} {unit:<2} {row.peer_spread:>6.0%}  "
             f"{row.ratio:.2f}x {row.peer_name}"
         )
-    return "\n".join(lines)
+    machine = f"{processor.instructions()}, oneDNN {processor.onednn()}"
+    return "\n".join([*lines, f"on {os.cpu_count()} processors: {machine}"])

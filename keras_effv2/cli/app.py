@@ -11,7 +11,7 @@ import sys
 
 from absl import flags
 
-from keras_effv2 import needs, quiet, variants
+from keras_effv2 import needs, processor, quiet, variants
 from keras_effv2.cli import settings
 from keras_effv2.cli.flags import (
     DONE,
@@ -80,6 +80,7 @@ def _run(name, command, values, rest):
             raise UsageError(
                 f"{positional[0]!r} belongs to no flag; write --flag=value, and --noflag for no"
             )
+        processor.prefer_onednn()
         with quiet.own_lines(values.verbosity), needs.naming("This command", extra="train"):
             if "model" in values:
                 variants.find(values.model)  # the file of a row says what is wrong with it

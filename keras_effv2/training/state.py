@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import files, layers
+from keras_effv2 import files, layers, processor
 from keras_effv2.data.split import of_names
 from keras_effv2.training import checkpoints
 
@@ -103,7 +103,7 @@ def variables(model, optimizer, average, scaling):
 
 def save(workdir, progress, named, about):
     """Writes a checkpoint of a run: its progress, its variables by their names, what it is about."""
-    meta = {**vars(progress), **about, "machine": _machine()}
+    meta = {**vars(progress), **about, "machine": machine()}
     best = {f"best/{i}": array for i, array in enumerate(meta.pop("best"))}
     arrays = {name: variable.numpy() for name, variable in named.items()}
     checkpoints.save(workdir / "checkpoints", progress.step, {**arrays, **best}, meta)
@@ -126,8 +126,9 @@ def restore(workdir, checkpoint, named):
                 f"this model {tuple(variable.shape)}: choose another workdir."
             )
         variable.assign(arrays[name])
-    if meta["machine"] != _machine():
-        logging.warning("This run resumes on another machine setup: not bit for bit.")
+    changed = _changed(meta["machine"], machine())
+    if changed:
+        logging.warning("This run resumes on another machine (%s): not bit for bit.", changed)
     known = (field.name for field in dataclasses.fields(Progress) if field.name in meta)
     return Progress(**{name: meta[name] for name in known})  # `stopped` came later
 
@@ -265,15 +266,21 @@ def assign(model, values):
         weight.assign(value)
 
 
-def _machine():
+def machine():
     """What has to be equal for bit-for-bit equal results."""
     return {
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
-        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""),
+        "instructions": f"{processor.instructions()}, oneDNN {processor.onednn()}",
         "threads": [
             os.cpu_count(),
             tf.config.threading.get_intra_op_parallelism_threads(),
             tf.config.threading.get_inter_op_parallelism_threads(),
         ],
     }
+
+
+def _changed(then, now):
+    """What differs between two machines, in words; an older file may not tell all of it."""
+    shared = [key for key in now if key in then and then[key] != now[key]]
+    return ", ".join(f"{key} {then[key]} then, {now[key]} now" for key in shared)
