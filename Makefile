@@ -46,7 +46,7 @@ check: lint test  ## format, lint, types and the default tests
 	touch $@
 
 docs: .venv-docs/.installed  ## the site, into site/; a dead link fails
-	.venv-docs/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
 
 .venv-dist/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-dist
