@@ -33,17 +33,17 @@ def unknown_argument(config):
 
 def test_a_file_of_a_newer_keras_says_so(saved):
     rewrite(saved, "metadata.json", lambda data: {**data, "keras_version": "99.1.0"})
-    assert np.shape(model_files.load_model(saved)(np.ones((1, 4)))) == (1, 3)  # it may well work
+    assert np.shape(model_files.load_keras(saved)(np.ones((1, 4)))) == (1, 3)  # it may well work
     rewrite(saved, "config.json", unknown_argument)
     here = keras.__version__
     with pytest.raises(ValueError, match=f"Keras 99.1.0 wrote it, and Keras here is {here}: pip"):
-        model_files.load_model(saved)
+        model_files.load_keras(saved)
 
 
 def test_the_cause_is_named_and_nothing_else(saved):
     rewrite(saved, "config.json", unknown_argument)
     with pytest.raises(ValueError, match="x.keras cannot be loaded: .*sharpness") as caught:
-        model_files.load_model(saved)
+        model_files.load_keras(saved)
     assert "wrote it" not in str(caught.value) and "\n" not in str(caught.value)
 
     class Own(keras.layers.Layer):
@@ -52,19 +52,19 @@ def test_the_cause_is_named_and_nothing_else(saved):
 
     keras.Sequential([keras.Input((4,)), Own()]).save(saved)
     with pytest.raises(ValueError, match="Could not locate class 'Own'") as caught:
-        model_files.load_model(saved)
+        model_files.load_keras(saved)
     assert len(str(caught.value)) < 500
 
 
 def test_files_that_are_none(saved, tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no model file .*nowhere.keras"):
-        model_files.load_model(tmp_path / "nowhere.keras")
+        model_files.load_keras(tmp_path / "nowhere.keras")
     saved.write_bytes(saved.read_bytes()[:300])
     with pytest.raises(ValueError, match="no whole .keras file. It may be cut off"):
-        model_files.load_model(saved)
+        model_files.load_keras(saved)
     with pytest.raises(ValueError, match="A model file is a local path. Received: gs://x/m.keras"):
-        model_files.load_model("gs://x/m.keras")
+        model_files.load_keras("gs://x/m.keras")
     old = tmp_path / "x.h5"
     old.write_bytes(b"no HDF5")
     with pytest.raises(ValueError, match="x.h5 cannot be loaded: "):
-        model_files.load_model(old)
+        model_files.load_keras(old)

@@ -8,6 +8,7 @@ USAGE = "--model_file=... --data=... [FLAGS]"
 def define(values):
     flags.model_and_weights(values)
     flags.class_names(values)
+    values["model_file"].help = flags.ANY_FILE
     flags.output_format(values)
     flags.data(values)
     flags.choice(
@@ -30,7 +31,9 @@ def run(values, _):
     from keras_effv2.evaluation import evaluate
 
     result = evaluate(
-        flags.load_model(values, classifier_activation=None),  # logits, read as trained
+        flags.load_model(
+            values, exports=True, classifier_activation=None
+        ),  # logits, read as trained
         _data(values),
         values.report_dir,
         split=values.split,

@@ -17,6 +17,10 @@ DATA = (
     "cars:PATH or digits"
 )
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
+ANY_FILE = (
+    "A saved model instead: .keras, .tflite, .onnx, a SavedModel's folder, the workdir of a run, or "
+    "hf://OWNER/NAME."
+)
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 LARGEST_BATCH, LARGEST_SIDE = 1 << 16, 10_000
 
@@ -143,7 +147,7 @@ def model(values):
 def model_and_weights(values):
     model(values)
     path(values, "weights", "Tag or path of weights.")
-    path(values, "model_file", "A saved .keras model instead.")
+    path(values, "model_file", "A saved model instead: a .keras file.")
     strings(values, "trust", "Handle of a SavedModel that --model_file names and that may run.")
 
 
@@ -201,7 +205,7 @@ def check_model(values, fresh=False):
 
     if values.model_file and values.weights:
         raise UsageError("--model_file has weights of its own; leave out --weights")
-    if values.model_file:
+    if values.model_file and not values.model_file.startswith("hf://"):
         if not os.path.exists(values.model_file):
             raise FileNotFoundError(f"There is no model file {values.model_file}.")
         if values.model_file.endswith(".keras") and not zipfile.is_zipfile(values.model_file):
@@ -210,22 +214,31 @@ def check_model(values, fresh=False):
             )
     elif values.weights:
         check_weights(values.model, values.weights)
-    elif not fresh and not list_weights(values.model):
+    elif not values.model_file and not fresh and not list_weights(values.model):
         raise UsageError(
             f"no weights of {values.model} were ever released; give --weights or --model_file"
         )
 
 
-def load_model(values, **arguments):
-    """The model that --model_file, or --model and --weights, name; `arguments` go to the builder."""
-    from keras_effv2 import model_files, models
+def load_model(values, *, exports=False, **arguments):
+    """The model that --model_file, or --model and --weights, name.
+
+    Args:
+        values: Parsed flags.
+        exports: Whether --model_file may be an export too.
+        arguments: For the builder.
+    """
+    from keras_effv2 import model_files, models, weights
 
     if values.trust:
         from keras_effv2.hub import HubLayer
 
         HubLayer.trusted.update(values.trust)
     if values.model_file:
-        model = model_files.load_model(values.model_file)
+        file = values.model_file
+        if file.startswith("hf://"):
+            file = weights.resolve_repository(file)
+        model = (model_files.load_model if exports else model_files.load_keras)(file)
     else:
         arguments |= {"weights": values.weights} if values.weights else {}
         model = models.builder(values.model)(**arguments)

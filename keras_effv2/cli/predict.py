@@ -24,6 +24,7 @@ UNKNOWN = "unknown"  # what is said of a picture of none of the model's classes
 def define(values):
     flags.model_and_weights(values)
     flags.class_names(values)
+    values["model_file"].help = flags.ANY_FILE
     flags.output_format(values)
     flags.integer(values, "top", 5, "How many classes to name.", 1)
     meaning = "File for a table: a row a picture, with what is said, its classes and their scores."
@@ -45,7 +46,9 @@ def run(values, positional):
             print(f"effv2 predict: {file}: {os.strerror(errno.ENOENT)}.", file=sys.stderr)
         return flags.FAILED
     flags.check_model(values)
-    model = flags.load_model(values, classifier_activation=None)  # logits, read as trained
+    model = flags.load_model(
+        values, exports=True, classifier_activation=None
+    )  # logits, read as trained
     results = list(_predictions(model, found, values))
     lines = []
     for result in results:

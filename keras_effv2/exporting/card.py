@@ -10,6 +10,37 @@ from keras_effv2 import graph, layers
 from keras_effv2.exporting.views import saved_models_in
 
 
+def card_of(net, kind, labels, images, outputs):
+    """What a file says of itself, a dictionary that JSON can hold.
+
+    Args:
+        net: The model that is exported, or whose part is.
+        kind: `"classification"` or `"feature_vector"`.
+        labels: Names of the classes, or None.
+        images: Lowest and highest value of a pixel.
+        outputs: `"logits"`, `"probabilities"` or `"features"`.
+    """
+    pixels = layers.find_pixels(net)
+    contract = pixels.contract() if pixels is not None else {}
+    own = graph.activation_of(net) if kind == "classification" else None
+    said = ("unknown_below", "thresholds", "temperature")
+    return {
+        "version": 1,
+        "variant": net.name,
+        "kind": kind,
+        "pixels": contract.get("pixels"),
+        "images": list(images),
+        "outputs": outputs,
+        "activation": own or contract.get("activation"),
+        "classes": net.output_shape[-1] if kind == "classification" else None,
+        "class_names": list(labels) if labels else None,
+        "image_size": net.inputs[0].shape[1] or contract.get("image_size"),
+        "crop": contract.get("crop"),
+        "resize": contract.get("resize"),
+        **{key: contract[key] for key in said if kind == "classification" and key in contract},
+    }
+
+
 def write_card(folder, net, view, kind, labels):
     """Writes `assets.extra/keras_effv2.json` and `assets.extra/MODEL_CARD.md` into an export.
 
@@ -20,24 +51,9 @@ def write_card(folder, net, view, kind, labels):
         kind: `"classification"` or `"feature_vector"`.
         labels: Names of the classes, or None.
     """
-    pixels = layers.find_pixels(net)
-    contract = pixels.contract() if pixels is not None else {}
-    activation = contract.get("activation")
-    if kind == "classification":
-        activation = graph.activation_of(net) or activation
-    card = {
-        "version": 1,
-        "variant": net.name,
-        "kind": kind,
-        "pixels": contract.get("pixels"),
-        "activation": activation,
-        "classes": view.output_shape[-1] if kind == "classification" else None,
-        "class_names": list(labels) if labels else None,
-        "image_size": net.inputs[0].shape[1] or contract.get("image_size"),
-        "crop": contract.get("crop"),
-        "resize": contract.get("resize"),
-        "variables": [v.path for v in view.weights],
-    }
+    outputs = "logits" if kind == "classification" else "features"
+    card = card_of(net, kind, labels, (0, 1), outputs)
+    card["variables"] = [v.path for v in view.weights]
     extra = folder / "assets.extra"
     extra.mkdir()
     (extra / "keras_effv2.json").write_text(json.dumps(card, indent=1), encoding="utf-8")

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import warnings
 
 import keras
 import numpy as np
@@ -11,9 +10,12 @@ import numpy.typing
 import tensorflow as tf
 
 from keras_effv2 import files, graph, layers, needs
+from keras_effv2.exporting.card import card_of
 from keras_effv2.exporting.folding import fold
+from keras_effv2.exporting.metadata import CARD, into_onnx, into_tflite
 from keras_effv2.exporting.verification import Report, compare, in_place, is_exact
-from keras_effv2.exporting.views import any_size, constant_rates, saved_models_in
+from keras_effv2.exporting.views import any_size, constant_rates, labels_of, saved_models_in
+from keras_effv2.model_files.runtimes import tflite_interpreter
 
 FORMATS = ("saved_model", "tflite", "onnx")
 
@@ -31,7 +33,9 @@ def export(
 ) -> Report:
     """Writes a model for inference only, and measures what it costs and how far it drifts.
 
-    The input stays the model's: pixels 0..255, float32. (Only `export_hub` takes [0, 1].) A model
+    Labels, size, crop and thresholds travel inside the file: `effv2 predict` and `evaluate` take it as
+    they take the model; MediaPipe's image classifier takes the TFLite file. The input stays the
+    model's: pixels 0..255, float32. (Only `export_hub` takes [0, 1].) A model
     that computes one size alone, such as one with `Flatten`, is exported at that size.
 
     Args:
@@ -73,12 +77,13 @@ def export(
     place = files.local(path, "The place of an export")
     graph.check_outputs(model)
     layers.check_preprocessing(model)
-    images = _images(model, images)
+    pictures = _images(model, images)
     net = any_size(model)
     lean = fold(net) if fold_batch_norm else net
     with constant_rates(net), in_place(place) as target:
-        run = _converted(_WRITERS[format], lean, target, quantize, images)
-        report, scale = compare(model, run, images, place, format, target)
+        card = {**_card(model), "image_size": pictures.shape[1]}
+        run = _converted(_WRITERS[format], lean, target, quantize, pictures, card)
+        report, scale = compare(model, run, pictures, place, format, target)
         _check_drift(report, scale, quantize, is_exact(model))
         if quantize == "int8" and report.top1_agreement < min_agreement and not force:
             raise ValueError(
@@ -105,7 +110,7 @@ def _check_arguments(format, quantize):
         )
 
 
-def _images(model, images):
+def _images(model, images) -> np.ndarray:
     """The images to compare on, float32, of a size that the model takes."""
     _, height, width, channels = model.inputs[0].shape
     if images is None:
@@ -139,10 +144,20 @@ def _check_drift(report, scale, quantize, exact):
         )
 
 
-def _converted(write, lean, target, quantize, images):
+def _card(model):
+    """What the export says of itself; of a model whose outputs are not known to be classes little."""
+    try:
+        outputs = "logits" if graph.activation_of(model) is None else "probabilities"
+        labels = labels_of(model, "classification", None)
+        return card_of(model, "classification", labels, (0, 255), outputs)
+    except ValueError:
+        return card_of(model, "feature_vector", None, (0, 255), "features")
+
+
+def _converted(write, lean, target, quantize, images, card):
     """Runs a writer; what a converter of another project raises becomes one sentence."""
     try:
-        return write(lean, target, quantize, images)
+        return write(lean, target, quantize, images, card)
     except (ImportError, OSError, MemoryError):
         raise
     except Exception as error:  # of any class, from any depth of the converter
@@ -168,17 +183,19 @@ def _inference(net):
     return tf.function(compute, [spec])
 
 
-def _write_saved_model(net, target, quantize, images):
+def _write_saved_model(net, target, quantize, images, card):
     root = tf.train.Checkpoint()
     root.serve = _inference(net)
     root._modules = saved_models_in(net)
     tf.saved_model.save(root, str(target), signatures={"serving_default": root.serve})
+    (target / "assets.extra").mkdir(exist_ok=True)
+    (target / "assets.extra" / CARD).write_text(json.dumps(card, indent=1), encoding="utf-8")
     loaded = tf.saved_model.load(str(target))
     serve = loaded.signatures["serving_default"]
     return lambda batch, keep=loaded: serve(tf.constant(batch))["outputs"].numpy()
 
 
-def _write_tflite(net, target, quantize, images):
+def _write_tflite(net, target, quantize, images, card):
     infer = _inference(net).python_function
     # one image of a fixed size, which is what phones run fast; the interpreter can resize it
     spec = tf.TensorSpec((1, *images.shape[1:]), tf.float32, name="images")
@@ -190,7 +207,7 @@ def _write_tflite(net, target, quantize, images):
         converter.target_spec.supported_types = [tf.float16]
     if quantize == "int8":
         converter.representative_dataset = lambda: ([image[None]] for image in images)
-    target.write_bytes(converter.convert())
+    target.write_bytes(into_tflite(converter.convert(), card, images.shape[-1]))
     interpreter = tflite_interpreter(str(target))
     (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
 
@@ -204,18 +221,7 @@ def _write_tflite(net, target, quantize, images):
     return run
 
 
-def tflite_interpreter(path):
-    """LiteRT's interpreter where it is installed, else TensorFlow's, which says it will go."""
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
-        Interpreter = tf.lite.Interpreter
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return Interpreter(path, num_threads=os.cpu_count())
-
-
-def _write_onnx(net, target, quantize, images):
+def _write_onnx(net, target, quantize, images, card):
     with needs.naming("An ONNX export"):
         import onnxruntime
         import tf2onnx
@@ -223,6 +229,7 @@ def _write_onnx(net, target, quantize, images):
     tf2onnx.convert.from_function(
         function, input_signature=function.input_signature, opset=17, output_path=str(target)
     )
+    into_onnx(str(target), card)
     session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda batch: session.run(None, {name: batch})[0]

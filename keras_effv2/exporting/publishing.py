@@ -109,7 +109,7 @@ def _names(folder):
 
 def _collect(workdir, folder, to, licence):
     """Puts everything into a folder; returns the page's text."""
-    model = model_files.load_model(workdir / "model.keras")
+    model = model_files.load_keras(workdir / "model.keras")
     for name in ("model.keras", "labels.txt", "evaluation.json", "history.png"):
         if (workdir / name).exists():
             shutil.copyfile(workdir / name, folder / name)

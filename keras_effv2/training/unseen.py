@@ -64,12 +64,13 @@ def unseen(data: str, model_file: str | os.PathLike | None, *, strict: bool = Fa
 def learnt_from(model_file: str | os.PathLike) -> set[str]:
     """What the run that a file lies in says of its data: name, path and fingerprint; empty if none."""
     path = pathlib.Path(files.expand(model_file)).resolve()
-    if not path.is_file():  # a tag, or nothing
+    if not path.exists():  # a tag, or nothing
         return set()
     said: dict = {}
-    for name in ("summary.json", "recipe.json"):
+    folders = (path, path.parent) if path.is_dir() else (path.parent,)  # of a run, or its export
+    for file in (folder / name for folder in folders for name in ("summary.json", "recipe.json")):
         try:
-            said |= state.read_json(path.parent / name) or {}
+            said |= state.read_json(file) or {}
         except ValueError as error:  # of another program, perhaps
             logging.warning("%s What the model was trained on is not known from it.", error)
     if "data" in said and "data_path" not in said:  # of an earlier version

@@ -2,7 +2,7 @@
 
 from keras_effv2.files import unpack
 from keras_effv2.weights.download import home, is_offline
-from keras_effv2.weights.handles import is_remote, kept_at_home, resolve_hub
+from keras_effv2.weights.handles import is_remote, kept_at_home, resolve_hub, resolve_repository
 from keras_effv2.weights.loading import assign, convert, download, open_checkpoint
 from keras_effv2.weights.readers import Checkpoint, read
 from keras_effv2.weights.table import CHECKPOINTS, STORAGE, Row, list_weights
@@ -23,5 +23,6 @@ __all__ = [
     "open_checkpoint",
     "read",
     "resolve_hub",
+    "resolve_repository",
     "unpack",
 ]

@@ -89,6 +89,22 @@ def resolve_hub(handle):
     return _checked(handle, _fetched(handle, fetch))
 
 
+def resolve_repository(handle):
+    """The local folder of a Hugging Face repository, with all its files: cached, or fetched.
+
+    Args:
+        handle: `hf://owner/repository` or `hf://owner/repository@revision`.
+
+    Raises:
+        ValueError: If the handle is of another form.
+        ImportError: If huggingface_hub is not installed.
+        OSError: If it cannot be fetched, or is in no cache and `KERAS_EFFV2_OFFLINE` is set.
+    """
+    if not _HUGGING_FACE.fullmatch(handle):
+        raise ValueError(f"{handle} is not of the form hf://owner/repository or ...@revision.")
+    return _fetched(handle, _fetch_hugging_face)
+
+
 def _kaggle(handle):
     """The parts of what kagglehub calls this handle, or None."""
     match = _TF_HUB.fullmatch(handle)
@@ -199,7 +215,10 @@ def _fetch_hugging_face(handle):
     match = _HUGGING_FACE.fullmatch(handle)
     cache = os.environ.get("HF_HUB_CACHE") or home() / "hf_hub_cache"
     return huggingface_hub.snapshot_download(
-        match["repository"], revision=match["revision"], cache_dir=cache
+        match["repository"],
+        revision=match["revision"],
+        cache_dir=cache,
+        local_files_only=is_offline(),
     )
 
 

@@ -1,4 +1,4 @@
-"""Opens a saved model, or says in one sentence why it cannot be opened."""
+"""Opens a model that Keras saved, or says in one sentence why it cannot be opened."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from packaging import version
 from keras_effv2 import files
 
 
-def load_model(path: str | os.PathLike) -> keras.Model:
+def load_keras(path: str | os.PathLike) -> keras.Model:
     """Loads a `.keras` or `.h5` file as `keras.models.load_model` does.
 
     Args:
@@ -23,6 +23,11 @@ def load_model(path: str | os.PathLike) -> keras.Model:
             version that wrote the file if that is newer than the one here.
     """
     path = str(files.local(path, "A model file"))
+    if path.endswith((".tflite", ".onnx")) or os.path.isdir(path):
+        raise ValueError(
+            f"{path} is no model that Keras saved, but an export or a folder: give the .keras file "
+            "(`predict` and `evaluate` take exports too)."
+        )
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no model file {path}.")
     if path.endswith(".keras") and not zipfile.is_zipfile(path):

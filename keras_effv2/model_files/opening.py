@@ -1,0 +1,75 @@
+"""Opens a model of any format by its file or folder."""
+
+import glob
+import os
+
+import keras
+
+from keras_effv2 import files, needs
+from keras_effv2.model_files import runtimes
+from keras_effv2.model_files.keras_file import load_keras
+from keras_effv2.model_files.wrapped import wrapped
+
+# by what a file is called; of several in a folder the first
+FORMATS = (".keras", ".h5", ".tflite", ".onnx")
+
+
+def load_model(path: str | os.PathLike) -> keras.Model:
+    """Opens a model that Keras saved, or an export of one.
+
+    Args:
+        path: A `.keras` or `.h5` file, a `.tflite` or `.onnx` file or a SavedModel that this package
+            wrote, a reusable SavedModel of TF Hub, or a folder that holds one of them: of several a
+            `.keras` file. `~` and `$NAME` are replaced.
+
+    Returns:
+        A `keras.Model` of pixels 0..255. One around an export predicts and is evaluated; it does not
+        train, is not saved and has no Grad-CAM.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or none in the folder.
+        ValueError: If it cannot be opened, or an export does not say what its inputs and outputs are.
+        ImportError: If its runtime is not installed; says which.
+    """
+    path = str(files.local(path, "A model file"))
+    if os.path.isdir(path):
+        if not os.path.exists(os.path.join(path, "saved_model.pb")):
+            return load_model(_inside(path))
+        return _opened(runtimes.saved_model, path)
+    if path.endswith(".tflite"):
+        return _opened(runtimes.tflite, path)
+    if path.endswith(".onnx"):
+        return _opened(runtimes.onnx, path)
+    return load_keras(path)
+
+
+def _inside(folder):
+    """The model that a folder holds."""
+    for extension in FORMATS:
+        found = sorted(glob.glob(os.path.join(glob.escape(folder), f"*{extension}")))
+        whole = [path for path in found if not path.endswith(".weights.h5")]
+        if len(whole) > 1:
+            names = ", ".join(map(os.path.basename, whole))
+            raise ValueError(f"{folder} holds several models: {names}. Name one.")
+        if whole:
+            return whole[0]
+    if os.path.exists(os.path.join(folder, "hub", "saved_model.pb")):
+        return os.path.join(folder, "hub")
+    raise FileNotFoundError(
+        f"{folder} holds no model: no saved_model.pb, and no file *{', *'.join(FORMATS)}."
+    )
+
+
+def _opened(runtime, path):
+    """A model around an export; what its runtime raises becomes one sentence."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"There is no model file {path}.")
+    with needs.naming(f"Opening {path}"):
+        try:
+            run, card = runtime(path)
+        except (ImportError, OSError):
+            raise
+        except Exception as error:  # of any class, from the runtime of another project
+            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"{path} cannot be opened: {text[:300]}") from error
+    return wrapped(path, run, card)

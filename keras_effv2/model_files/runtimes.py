@@ -1,0 +1,102 @@
+"""The runtimes of exports: each gives a function of images and what the file says of itself.
+
+A file's card is the dictionary that `exporting.card` writes: `assets.extra/keras_effv2.json` of a
+SavedModel, `keras_effv2.json` in the archive behind a `.tflite`, `keras_effv2` among the properties of
+an `.onnx`. Of a file without one it is empty.
+"""
+
+import json
+import os
+import warnings
+import zipfile
+
+import numpy as np
+
+CARD = "keras_effv2.json"
+# what TF Hub's contract of image models says of one that has no card
+HUB = {"kind": "classification", "images": [0, 1], "outputs": "logits", "activation": "softmax"}
+
+
+def saved_model(path):
+    """A reusable SavedModel, or a lean one with the signature `serving_default`."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(path)
+    card = {}
+    for name in ("keras_effv2.json", "export.json"):
+        file = os.path.join(path, "assets.extra", name)
+        if not card and name == CARD and os.path.exists(file):
+            with open(file, encoding="utf-8") as opened:
+                card = json.load(opened)
+    if callable(loaded):
+        labels = getattr(loaded, "labels", None)
+        card = {**HUB, **card}
+        if labels is not None and not card.get("class_names"):
+            with tf.io.gfile.GFile(labels.asset_path.numpy().decode()) as file:
+                card["class_names"] = file.read().splitlines()
+        return lambda images, kept=loaded: loaded(images, training=False), card
+    serve = loaded.signatures["serving_default"]
+    (name,) = serve.structured_input_signature[1]
+
+    def run(images, kept=loaded):
+        (outputs,) = serve(**{name: images}).values()
+        return outputs
+
+    return run, card
+
+
+def tflite(path):
+    """A TFLite file; one picture at a time, as it was made for."""
+    import tensorflow as tf
+
+    interpreter = tflite_interpreter(path)
+    interpreter.allocate_tensors()
+    (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def one_by_one(images):
+        outputs = []
+        for image in images:
+            interpreter.set_tensor(given["index"], image[None].astype(given["dtype"]))
+            interpreter.invoke()
+            outputs.append(interpreter.get_tensor(wanted["index"])[0].astype("float32"))
+        return np.stack(outputs)
+
+    card = {}
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if CARD in archive.namelist():
+                card = json.loads(archive.read(CARD))
+    if card:
+        card = {**card, "image_size": int(given["shape"][1]), "only": True}
+    return lambda images: tf.numpy_function(one_by_one, [images], tf.float32, stateful=False), card
+
+
+def tflite_interpreter(path):
+    """LiteRT's interpreter where it is installed, else TensorFlow's, which says it will go."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        import tensorflow as tf
+
+        Interpreter = tf.lite.Interpreter
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Interpreter(path, num_threads=os.cpu_count())
+
+
+def onnx(path):
+    """An ONNX file, by ONNX Runtime on the processor."""
+    import onnxruntime
+    import tensorflow as tf
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    said = session.get_modelmeta().custom_metadata_map.get(CARD.removesuffix(".json"))
+
+    def run(images):
+        return session.run(None, {name: images})[0]
+
+    return (
+        lambda images: tf.numpy_function(run, [images], tf.float32, stateful=False),
+        json.loads(said) if said else {},
+    )
