@@ -14,7 +14,6 @@ import flatbuffers
 CARD, LABELS = "keras_effv2.json", "labels.txt"
 # numbers of the schema
 _AXIS_LABELS, _RGB, _IMAGE, _NORMALIZATION, _THRESHOLDING = 2, 1, 2, 1, 3
-_IDENTIFIER = b"M001"
 
 
 def into_onnx(path, card):
@@ -65,72 +64,65 @@ def _with_metadata(content, card):
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
+class _Writer(flatbuffers.Builder):
+    """Writes tables by the numbers of their fields; what a table holds is written before it."""
+
+    def table(self, *fields):
+        """A table of `(slot, kind, value)`; a kind of None is what was written before."""
+        self.StartObject(max(slot for slot, _, _ in fields) + 1)
+        for slot, kind, value in fields:
+            write = getattr(self, f"Prepend{kind or 'UOffsetTRelative'}Slot")
+            write(slot, value, 0)
+        return self.EndObject()
+
+    def tables(self, *offsets):
+        self.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            self.PrependUOffsetTRelative(offset)
+        return self.EndVector()
+
+    def floats(self, *numbers):
+        self.StartVector(4, len(numbers), 4)
+        for number in reversed(numbers):
+            self.PrependFloat32(number)
+        return self.EndVector()
+
+
 def _metadata(card):
     """The flat buffer `ModelMetadata` of one image and its classes."""
-    b = flatbuffers.Builder(1024)
-
-    def text(words):
-        return b.CreateString(words)
-
-    def table(*fields):
-        """A table of `(slot, kind, value)`."""
-        b.StartObject(max(slot for slot, _, _ in fields) + 1)
-        for slot, kind, value in fields:
-            getattr(b, f"Prepend{kind}Slot")(slot, value, None if kind == "Int8" else 0)
-        return b.EndObject()
-
-    def tables(*offsets):
-        b.StartVector(4, len(offsets), 4)
-        for offset in reversed(offsets):
-            b.PrependUOffsetTRelative(offset)
-        return b.EndVector()
-
-    def floats(*numbers):
-        b.StartVector(4, len(numbers), 4)
-        for number in reversed(numbers):
-            b.PrependFloat32(number)
-        return b.EndVector()
-
-    name, about = text("image"), text("RGB, 0..255; normalised inside.")
-    side = card["image_size"]
-    size = table((0, "Uint32", side), (1, "Uint32", side))
-    image = table((0, "Int8", _RGB), (1, "UOffsetTRelative", size))
-    content = table((0, "Uint8", _IMAGE), (1, "UOffsetTRelative", image))
-    mean, deviation = floats(0.0), floats(1.0)
-    scaling = table((0, "UOffsetTRelative", mean), (1, "UOffsetTRelative", deviation))
-    units = tables(table((0, "Uint8", _NORMALIZATION), (1, "UOffsetTRelative", scaling)))
-    low, high = floats(0.0), floats(255.0)
-    stats = table((0, "UOffsetTRelative", high), (1, "UOffsetTRelative", low))
-    given = table(
-        (0, "UOffsetTRelative", name),
-        (1, "UOffsetTRelative", about),
-        (3, "UOffsetTRelative", content),
-        (4, "UOffsetTRelative", units),
-        (5, "UOffsetTRelative", stats),
+    b = _Writer(1024)
+    inputs, outputs = b.tables(_image(b, card["image_size"])), b.tables(_scores(b, card))
+    graph = b.tables(b.table((2, None, inputs), (3, None, outputs)))
+    name, about = b.CreateString(card["variant"]), b.CreateString("Written by keras_effv2.")
+    least = b.CreateString("1.3.0")  # what a reader has to know
+    b.Finish(
+        b.table((0, None, name), (1, None, about), (3, None, graph), (7, None, least)), b"M001"
     )
-    labels, what = text(LABELS), text("Names of the classes.")
-    file = tables(
-        table(
-            (0, "UOffsetTRelative", labels),
-            (1, "UOffsetTRelative", what),
-            (2, "Int8", _AXIS_LABELS),
-        )
-    )
-    fields = [(0, "UOffsetTRelative", text("probability")), (6, "UOffsetTRelative", file)]
-    if card.get("unknown_below"):
-        least = table((0, "Float32", card["unknown_below"]))
-        unit = table((0, "Uint8", _THRESHOLDING), (1, "UOffsetTRelative", least))
-        fields.append((4, "UOffsetTRelative", tables(unit)))
-    wanted = table(*fields)
-    inputs, outputs = tables(given), tables(wanted)
-    graph = tables(table((2, "UOffsetTRelative", inputs), (3, "UOffsetTRelative", outputs)))
-    title, about = text(card["variant"]), text("Written by keras_effv2.")
-    needed = text("1.3.0")
-    root = table(
-        (0, "UOffsetTRelative", title),
-        (1, "UOffsetTRelative", about),
-        (3, "UOffsetTRelative", graph),
-        (7, "UOffsetTRelative", needed),
-    )
-    b.Finish(root, _IDENTIFIER)
     return bytes(b.Output())
+
+
+def _image(b, side):
+    """The input: a square in RGB of pixels 0..255, mean 0 and deviation 1."""
+    name, about = b.CreateString("image"), b.CreateString("RGB, 0..255; normalised inside.")
+    size = b.table((0, "Uint32", side), (1, "Uint32", side))
+    content = b.table((0, "Uint8", _IMAGE), (1, None, b.table((0, "Int8", _RGB), (1, None, size))))
+    mean, deviation = b.floats(0.0), b.floats(1.0)
+    scaling = b.table((0, None, mean), (1, None, deviation))
+    unit = b.tables(b.table((0, "Uint8", _NORMALIZATION), (1, None, scaling)))
+    low, high = b.floats(0.0), b.floats(255.0)
+    stats = b.table((0, None, high), (1, None, low))
+    return b.table(
+        (0, None, name), (1, None, about), (3, None, content), (4, None, unit), (5, None, stats)
+    )
+
+
+def _scores(b, card):
+    """The output: its labels, and the score below which a reader leaves a class out."""
+    labels, about = b.CreateString(LABELS), b.CreateString("Names of the classes.")
+    file = b.tables(b.table((0, None, labels), (1, None, about), (2, "Int8", _AXIS_LABELS)))
+    fields = [(0, None, b.CreateString("probability")), (6, None, file)]
+    if card.get("unknown_below"):
+        least = b.table((0, "Float32", card["unknown_below"]))
+        unit = b.table((0, "Uint8", _THRESHOLDING), (1, None, least))
+        fields.append((4, None, b.tables(unit)))
+    return b.table(*fields)
