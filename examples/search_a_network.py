@@ -8,6 +8,7 @@ end is needed: the trainings are processes that read this file again.
 """
 
 import argparse
+import dataclasses
 import pathlib
 
 from absl import logging
@@ -29,6 +30,7 @@ def main():
     data = kev.data.load(arguments.data)
     settings = {"space": "small", "trials": arguments.trials}
     if arguments.smoke:
+        data = dataclasses.replace(data, train=data.train.select(range(256)))
         short = {"epochs": 1, "batch_size": 256, "flip": False}
         settings = {
             "space": "tiny",

@@ -5,6 +5,7 @@ picture's changes depend on (seed, epoch, index) alone and a resumed run sees th
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -115,20 +116,29 @@ def randaugment(image, magnitude, seed, layers=2):
     Returns:
         uint8 tensor `(height, width, 3)`.
     """
-    shape = image.shape
-    draws = tf.random.stateless_uniform((layers, 4), seed)
-    names = list(OPERATIONS)
-    for layer in range(layers):
-        which = tf.cast(draws[layer, 0] * len(names), tf.int32)
-        sign = tf.where(draws[layer, 1] < 0.5, -1.0, 1.0)
-        place = draws[layer, 2:]
-
-        def branch(name, image=image, sign=sign, place=place):
-            return lambda: OPERATIONS[name](image, magnitude, sign, place)
-
-        image = tf.switch_case(which, [branch(name) for name in names])
-        image.set_shape(shape)
+    change = _operation(magnitude)
+    for draw in tf.unstack(tf.random.stateless_uniform((layers, 4), seed)):
+        image = change(image, draw)
     return image
+
+
+@functools.lru_cache(64)
+def _operation(magnitude):
+    """A function of a picture and four draws, traced once for all epochs of a magnitude."""
+
+    @functools.partial(tf.function, autograph=False)
+    def change(image, draw):
+        which = tf.cast(draw[0] * len(OPERATIONS), tf.int32)
+        sign = tf.where(draw[1] < 0.5, -1.0, 1.0)
+
+        def branch(operation):
+            return lambda: operation(image, magnitude, sign, draw[2:])
+
+        changed = tf.switch_case(which, [branch(operation) for operation in OPERATIONS.values()])
+        changed.set_shape(image.shape)
+        return changed
+
+    return change
 
 
 def _look_up(image, table):

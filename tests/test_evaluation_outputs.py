@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import build_convnet
+from conftest import build_convnet, dense
 
 from keras_effv2 import evaluation, layers
 from keras_effv2.evaluation.outputs import warn_of_small_pixels
@@ -105,7 +105,7 @@ def test_weights_that_are_no_numbers_are_named():
     with pytest.raises(ValueError, match="its weight predictions/bias holds NaN.*take an earlier"):
         evaluation.probabilities(model)(IMAGES)
     with pytest.raises(ValueError, match="the pictures are not, or float16"):
-        evaluation.probabilities(build_convnet())(IMAGES * np.inf)
+        evaluation.probabilities(dense(4))(IMAGES * np.inf)
 
 
 def test_pixels_from_0_to_1_are_noticed(caplog):

@@ -1,26 +1,19 @@
 """A run that is killed, starved or damaged ends as the run that was left alone."""
 
 import errno
-import os
-import pathlib
-import subprocess
-import sys
 
+import forked
 import numpy as np
 import pytest
 import train_tiny
 
 from keras_effv2.training import checkpoints
 
-SCRIPT = pathlib.Path(train_tiny.__file__)
 STEPS = 4 * train_tiny.STEPS
 
 
 def run(workdir, *flags):
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
-    return subprocess.run(
-        [sys.executable, SCRIPT, workdir, *flags], env=environment, capture_output=True, text=True
-    )
+    return forked.run(train_tiny.__file__, workdir, *flags)
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,10 @@ Each test names what Keras 3's own `fit` gets wrong there.
 
 import dataclasses
 import json
-import os
-import pathlib
 import socket
-import subprocess
-import sys
 import types
 
+import forked
 import keras
 import numpy as np
 import pytest
@@ -22,15 +19,14 @@ from conftest import build_convnet, mirrored, tiny_data
 from keras_effv2 import layers, progressive, recipes, training
 from keras_effv2.training import batches, checkpoints, strategy
 
-SCRIPT = pathlib.Path(train_tiny.__file__)
 # float32 sums in another order, over 12 steps; Keras' per-replica clipping is off by 4e-3
 TOLERANCE = 2e-5
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The state after the tiny network's run on one device."""
-    return run_alone(train_tiny.build_plain, tmp_path_factory.mktemp("alone"))
+    """The state after a small network's run on one device."""
+    return run_alone(build_convnet, tmp_path_factory.mktemp("alone"))
 
 
 def run_alone(build, workdir):
@@ -53,15 +49,16 @@ def assert_as(alone, workdir):
             assert row[key] == pytest.approx(other[key], rel=1e-4), key
 
 
-def test_two_replicas(alone, quiet_train, tmp_path):
+def test_two_replicas(quiet_train, tmp_path):
     """Clipped gradients, BatchNorm statistics, averages, metrics; ten pictures to evaluate."""
-    quiet_train(train_tiny.build_plain, tiny_data(), train_tiny.PLAINEST, strategy=mirrored(2))
-    assert_as(alone, tmp_path / "run")
+    build = train_tiny.build_plain
+    quiet_train(build, tiny_data(), train_tiny.PLAINEST, strategy=mirrored(2))
+    assert_as(run_alone(build, tmp_path / "alone"), tmp_path / "run")
 
 
-def test_four_replicas(quiet_train, tmp_path):
+def test_four_replicas(alone, quiet_train, tmp_path):
     quiet_train(build_convnet, tiny_data(), train_tiny.PLAINEST, strategy=mirrored(4))
-    assert_as(run_alone(build_convnet, tmp_path / "alone"), tmp_path / "run")
+    assert_as(alone, tmp_path / "run")
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
@@ -78,9 +75,7 @@ def test_several_steps_a_call_and_other_optimizers(optimizer, quiet_train, tmp_p
 
 def test_the_strategy_that_users_get(alone, tmp_path):
     """`mirrored` over all four devices with TensorFlow's own collectives, in its own process."""
-    command = [sys.executable, SCRIPT, tmp_path, "--strategy=mirrored", "--plain"]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = forked.run(train_tiny.__file__, tmp_path, "--strategy=mirrored", "--plain")
     assert done.returncode == 0, done.stderr[-3000:]
     assert_as(alone, tmp_path)
 
@@ -104,23 +99,12 @@ def run_workers(workdir, *flags):
     processes = []
     for index, own in enumerate(flags):
         task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(SCRIPT.parents[1]),
-            "TF_CONFIG": json.dumps(task),
-        }
-        command = [sys.executable, SCRIPT, workdir, "--strategy=multiworker", "--plain", *own]
+        options = ["--strategy=multiworker", "--plain", *own]
         processes.append(
-            subprocess.Popen(
-                command,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
+            forked.Process(train_tiny.__file__, workdir, *options, TF_CONFIG=json.dumps(task))
         )
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    return [process.returncode for process in processes], outputs
+    ended = [process.finish() for process in processes]
+    return [done.returncode for done in ended], [done.stderr for done in ended]
 
 
 def free_port():

@@ -8,6 +8,10 @@ import tensorflow as tf
 from keras_effv2 import augment, photos
 from keras_effv2.data.decoding import cut, decode, resized, to_uint8
 
+# for functions of a pipeline that branch by TensorFlow's own words: AutoGraph would take seconds to
+# find nothing to convert in them
+plainly = tf.autograph.experimental.do_not_convert
+
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
@@ -61,6 +65,7 @@ def of_training(stream, settings, image_size, batch_size, draw, drop_remainder=T
     key = _int32(seed * 1000003 + epoch)
     mix_key = _int32((seed ^ 0x5DEECE6) + 7919 * draw.index), _int32(epoch * 1000003)
 
+    @plainly
     def picture(i, raw, target):
         own_seed = tf.stack([key, tf.cast(i, tf.int32)])
         crop_seed, change_seed = tf.unstack(tf.random.split(own_seed, 2))
@@ -70,6 +75,7 @@ def of_training(stream, settings, image_size, batch_size, draw, drop_remainder=T
         image.set_shape((image_size, image_size, 3))
         return image, target
 
+    @plainly
     def mix(step, batch):
         mix_seed = tf.stack([mix_key[0], mix_key[1] + tf.cast(step, tf.int32)])
         return augment.mix(*batch, settings, mix_seed)
@@ -102,6 +108,7 @@ def of_evaluation(stream, image_size, batch_size, crop, resize):
         side = tf.maximum(tf.cast(side, tf.int32), 1)
         return tf.stack([(shape[0] - side) // 2, (shape[1] - side) // 2, side, side])
 
+    @plainly
     def picture(labelled, mask):
         _, raw, target = labelled
         image = resized(_part(raw, box), image_size, resize, crop)

@@ -211,7 +211,7 @@ class Split:
             raw = pictures[i] if in_memory else tf.io.read_file(pictures[i])
             return i, raw, tf.cast(label, tf.float32) if several else tf.one_hot(label, classes)
 
-        return stream.map(read, num_parallel_calls=None if in_memory else tf.data.AUTOTUNE)
+        return stream.map(batches.plainly(read), None if in_memory else tf.data.AUTOTUNE)
 
 
 def _fingerprint(split):

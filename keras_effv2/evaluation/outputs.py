@@ -38,7 +38,7 @@ def probabilities(model):
     if own is None and (count == 1 or graph.said_of_head(model, "activation") == "sigmoid"):
         wanted = tf.sigmoid
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def compute(images):
         return wanted(tf.cast(model(images, training=False), tf.float32))
 

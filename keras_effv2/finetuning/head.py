@@ -58,7 +58,9 @@ def fit_head(model, split, image_size, batch_size=32, seed=0, class_weight="none
 def _features(model, head, split, image_size, batch_size):
     """What comes to the head, `(n, channels)`, and the labels as 0 and 1, `(n, classes)`."""
     backbone = keras.Model(model.input, head.input)
-    compute = tf.function(lambda x: backbone(x, training=False), reduce_retracing=True)
+    compute = tf.function(
+        lambda x: backbone(x, training=False), reduce_retracing=True, autograph=False
+    )
     features, labels = [], []
     for images, targets, mask in split.eval_batches(image_size=image_size, batch_size=batch_size):
         keep = mask.numpy() > 0

@@ -80,7 +80,7 @@ def estimate(model, data, recipe):
     phases = phases_of(model, recipe)
     size = phases[-1].image_size
     images = np.zeros((recipe.batch_size, size, size, model.input_shape[-1]), "float32")
-    forward = tf.function(lambda x: model(x, training=False))
+    forward = tf.function(lambda x: model(x, training=False), autograph=False)
     seconds = []
     for _ in range(3):
         start = time.perf_counter()

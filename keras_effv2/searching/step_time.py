@@ -55,7 +55,7 @@ def train_step(model, batch_size, image_size):
     variables = model.trainable_variables
     optimizer.build(variables)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step():
         with tf.GradientTape() as tape:
             probabilities = tf.cast(model(images, training=True), tf.float32)

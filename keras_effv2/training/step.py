@@ -1,5 +1,6 @@
 """The compiled steps: losses, gradients, weights, moving averages; no file and no epoch."""
 
+import functools
 import typing
 
 import numpy as np
@@ -9,6 +10,9 @@ from keras_effv2 import optimizers
 
 LARGEST_SCALE = 2.0**15
 _SCALE_STEPS = 2000  # without overflow, after which the scale doubles
+
+# AutoGraph, which Keras' own `fit` goes without too, would convert for seconds before the first step
+_compiled = functools.partial(tf.function, autograph=False)
 
 
 def cross_entropy(labels, logits, recipe, class_weights=None):
@@ -103,22 +107,22 @@ class TrainStep:
         self.l2 = recipe.weight_decay if recipe.optimizer == "rmsprop" else 0.0
         self.decayed = [v for v in model.trainable_variables if optimizers.is_decayed(v)]
         self.traces = 0
-        of_replica = self._of_replica
-        self._run = tf.function(of_replica, jit_compile=True) if jit_compile else of_replica
+        run = self._of_replica
+        self._run = _compiled(run, jit_compile=True) if jit_compile else run
         # an iterator of batches of unknown image size: one trace serves all phases but on TPU
-        self._steps = tf.function(self._some)
+        self._steps = _compiled(self._some)
 
     def __call__(self, iterator, count, asked):
         sums = self._steps(iterator, tf.constant(count), tf.constant(float(asked)))
         return Sums(*sums.numpy())
 
     def _some(self, iterator, count, asked):
+        def step(i, sums):
+            return i + 1, sums + self._one(*next(iterator), asked)
+
         if self.steps_per_call == 1:
-            return self._one(*next(iterator), asked)
-        sums = tf.zeros(5)
-        for _ in tf.range(count):
-            sums += self._one(*next(iterator), asked)
-        return sums
+            return step(0, 0.0)[1]
+        return tf.while_loop(lambda i, _: i < count, step, (0, tf.zeros(5)))[1]
 
     def _one(self, images, labels, asked):
         self.traces += 1  # runs while tracing only
@@ -243,7 +247,7 @@ class EvalStep:
     def __init__(self, logits, recipe, strategy, class_weights=None):
         self.logits, self.recipe, self.strategy = logits, recipe, strategy
         self.class_weights = class_weights
-        self._step = tf.function(self._one)
+        self._step = _compiled(self._one)
 
     def __call__(self, batches):
         loss, hits, pictures = sum((self._step(*batch).numpy() for batch in batches), np.zeros(3))
