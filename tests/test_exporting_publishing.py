@@ -62,6 +62,7 @@ def face(monkeypatch, tmp_path):
     """A hub, to which huggingface_hub and Keras go."""
     with served() as (hub, address):
         monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setenv("KERAS_EFFV2_HOME", str(tmp_path / "home"))
         known = huggingface_hub.constants  # read from the environment when it was imported
         template = address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(known, "ENDPOINT", address)
@@ -92,9 +93,9 @@ def test_hugging_face(run, face, tmp_path, capsys):
     np.testing.assert_array_equal(
         theirs.predict(images, verbose=0), model.predict(images, verbose=0)
     )
-    snapshot = huggingface_hub.snapshot_download("me/flowers")
-    hub = tf.saved_model.load(f"{snapshot}/hub")
-    probabilities = tf.nn.softmax(hub(images / 255, training=False))
+    layer = kev.HubLayer("hf://me/flowers", trust=True)
+    assert layer.module.variables
+    probabilities = tf.nn.softmax(layer(images / 255))
     np.testing.assert_allclose(probabilities, model(images), atol=1e-5)
 
 

@@ -110,6 +110,14 @@ def test_every_page_is_in_the_navigation():
         assert inspect.getdoc(getattr(importlib.import_module(module), value)), name
 
 
+def test_reference_has_every_public_name():
+    """Builders are rows of `build`; modules are where the names of others are."""
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs/api").glob("*.md"))
+    told = {line.rpartition(".")[2] for line in re.findall(r"^::: .*", pages, re.MULTILINE)}
+    names = {name for name in kev.__all__ if not inspect.ismodule(getattr(kev, name))}
+    assert names - set(kev.list_models()) - {"__version__"} <= told
+
+
 def test_model_tables_are_the_programs(capsys):
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     assert cli.main(["models", "--format=markdown"]) == 0

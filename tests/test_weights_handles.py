@@ -138,7 +138,7 @@ def test_what_no_cache_has_is_fetched_into_ours(handle, caches, monkeypatch):
         weights.resolve_hub(handle)
     asked = []
 
-    def fetch(given, revision=None, cache_dir=None):
+    def fetch(given, revision=None, cache_dir=None, local_files_only=False):
         asked.append((given, cache_dir or os.environ[variable]))
         return made
 

@@ -212,7 +212,8 @@ _TOLD = {
     "config.json": "the same unpacked, for `hf://`: configuration,",
     "metadata.json": "version of Keras,",
     "model.weights.h5": "weights",
-    "hub/saved_model.pb": "TF Hub: SavedModel that can be trained, images in [0, 1]",
+    "hub/saved_model.pb": "TF Hub: SavedModel that can be trained, images in [0, 1]; "
+    "`keras_effv2.HubLayer` takes it by the name of this model",
     "model.tflite": "for phones, pixels 0..255",
     "labels.txt": "names of the classes, in the order of the outputs",
     "evaluation.json": "the results",

@@ -74,8 +74,8 @@ def resolve_hub(handle):
     if not handle.startswith(("http://", "https://", "hf://")) and "://" in handle:
         raise ValueError(f"{handle} cannot be read in place. Copy it into a local folder first.")
     for folder in _cached(handle):
-        if (folder / "saved_model.pb").is_file():
-            return str(folder)
+        if found := _saved_model_in(folder):
+            return found
     if is_offline():
         raise OSError(
             f"{handle} is in no cache (looked under {home()} and in the caches of tensorflow_hub, "
@@ -243,9 +243,18 @@ def kept_at_home(variable):
 
 
 def _checked(handle, folder):
-    if not os.path.exists(os.path.join(folder, "saved_model.pb")):
+    found = _saved_model_in(folder)
+    if not found:
         raise OSError(
             f"{handle} holds no SavedModel (saved_model.pb). It lies in {folder}: pass the folder in "
             "it that has one."
         )
-    return os.fspath(folder)
+    return found
+
+
+def _saved_model_in(folder):
+    """A folder, or what `effv2 publish` puts there as `hub`; None if neither is a SavedModel."""
+    for found in (os.fspath(folder), os.path.join(folder, "hub")):
+        if os.path.isfile(os.path.join(found, "saved_model.pb")):
+            return found
+    return None
