@@ -268,7 +268,7 @@ def test_interrupted_it_goes_on_without_solving_the_head_again(start, tmp_path, 
         with pytest.raises(SystemExit):
             finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "run", **options)
     page = sys.modules["keras_effv2.finetuning.finetune"]  # the function has its file's name
-    monkeypatch.setattr(page, "fit_head", None)
+    monkeypatch.setattr(page, "solve", None)
     result, _ = finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "run", **options)
     assert result.resumed_from == 8 and result.steps == whole.steps == 12
     for one, other in zip(result.model.get_weights(), whole.model.get_weights(), strict=True):
@@ -319,6 +319,9 @@ def test_the_command(start, tmp_path, capsys):
     judged = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert judged["rejection"]["strangers"] == 3 and judged["rejection"]["accepted"] <= 1
     assert judged["calibration_error_before"] is not None
+    table = (tmp_path / "run" / "doubtful.csv").read_text().splitlines()
+    assert table[0] == "split,file,label,said,confidence"
+    assert any(line.startswith(f"train,{tmp_path}/photos/train/") for line in table)
     assert cli.main([*command, "--model=VGG"]) == 2
     assert "there is no model 'VGG'" in capsys.readouterr().err
 

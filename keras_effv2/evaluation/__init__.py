@@ -4,6 +4,7 @@ from keras_effv2 import needs
 
 with needs.naming("Evaluation"):
     from keras_effv2.evaluation.calibration import calibrate, calibration_error
+    from keras_effv2.evaluation.doubts import Doubt, find_doubts
     from keras_effv2.evaluation.evaluate import Evaluation, evaluate, judge, wilson
     from keras_effv2.evaluation.explanations import attention_maps, gradcam
     from keras_effv2.evaluation.outputs import by_class, match_classes, probabilities, said
@@ -11,6 +12,7 @@ with needs.naming("Evaluation"):
     from keras_effv2.evaluation.several import SeveralEvaluation, calibrate_several, judge_several
 
 __all__ = [
+    "Doubt",
     "Evaluation",
     "SeveralEvaluation",
     "attention_maps",
@@ -19,6 +21,7 @@ __all__ = [
     "calibrate_several",
     "calibration_error",
     "evaluate",
+    "find_doubts",
     "gradcam",
     "judge",
     "judge_several",

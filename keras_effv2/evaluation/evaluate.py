@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from keras_effv2 import files, graph, needs
 from keras_effv2.data import Data
 from keras_effv2.evaluation import calibration
 from keras_effv2.evaluation.calibration import calibration_error, rejection, tempered
+from keras_effv2.evaluation.doubts import Doubt, find_doubts
 from keras_effv2.evaluation.outputs import geometry, match_classes, predicted
 from keras_effv2.evaluation.report import report
 from keras_effv2.evaluation.several import SeveralEvaluation, judge_several, says_several
@@ -109,6 +111,7 @@ def evaluate(
     split: str | None = None,
     batch_size: int = 32,
     image_size: int | None = None,
+    doubtful: Sequence[Doubt] = (),
 ) -> Evaluation | SeveralEvaluation:
     """Evaluates a model on a split, every picture once.
 
@@ -120,6 +123,8 @@ def evaluate(
         split: `"train"`, `"validation"` or `"test"`; None takes test, else validation, else train.
         batch_size: Images at a time.
         image_size: Side in pixels; None takes the model's.
+        doubtful: Training pictures whose label is doubtful, for the report: as `find_doubts` gives
+            them of a model that did not see them. Those of the split are found here.
 
     Returns:
         An `Evaluation`; a `SeveralEvaluation` of data with several labels a picture and a model of
@@ -166,7 +171,12 @@ def evaluate(
     result = dataclasses.replace(result, **_confidence(model, result, data, batch_size, image_size))
     if report_dir is not None:
         shown, how = pictures.select(counted), geometry(model)
-        report(result, model, shown, report_dir, data.name, image_size=image_size, **how)
+        found = find_doubts(result.probabilities, result.labels, names)
+        parts = [(split, shown, [] if split == "train" else found)]
+        parts += [("train", data.train, doubtful)] if doubtful else []
+        report(
+            result, model, shown, report_dir, data.name, image_size=image_size, parts=parts, **how
+        )
     return result
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from absl import logging
 
 from keras_effv2.evaluation.calibration import coverage_and_risk
+from keras_effv2.evaluation.doubts import name_of
 from keras_effv2.evaluation.explanations import gradcam
 
 
@@ -42,6 +43,31 @@ def of_several_labels(result, model, images, worst, sure):
         yield "Worst mistakes", text, _panel(captions, images[: len(worst)])
     captions = [_labels_caption(result, i) for i in sure]
     yield from _explained(model, captions, images[len(worst) :])
+
+
+def of_doubts(part, split, found, seen, most=12):
+    """The pictures of a split whose labels are the most doubtful.
+
+    Args:
+        part: Name of the split.
+        split: The `Split`.
+        found: Its doubts.
+        seen: Function of a split and indices that gives the pictures.
+        most: Pictures to show.
+    """
+    found = found[:most]
+    captions = [
+        f"{doubt.label} {doubt.confidence:.0%}?\n{doubt.said}\n{_end(name_of(split, doubt))}"
+        for doubt in found
+    ]
+    text = "The label with what a model that did not train on the picture gives it; what that says. More, with paths: doubtful.csv."
+    figure = _panel(captions, seen(split, [doubt.index for doubt in found]))
+    return f"Doubtful labels, {part}", text, figure
+
+
+def _end(name, most=24):
+    """The end of a path, which tells files apart."""
+    return name if len(name) <= most else f"...{name[-most:]}"
 
 
 def _explained(model, captions, images):

@@ -4,6 +4,7 @@ import base64
 import html
 import importlib.resources
 import io
+import itertools
 import json
 import string
 
@@ -11,14 +12,26 @@ import numpy as np
 
 from keras_effv2 import files
 from keras_effv2.evaluation import figures
+from keras_effv2.evaluation.doubts import table
 from keras_effv2.evaluation.several import SeveralEvaluation
 
 WORST = 12  # mistakes shown
 SUREST = 6  # pictures shown with Grad-CAM
 
 
-def report(result, model, pictures, folder, name, *, image_size, crop="none", resize="bilinear"):
-    """Writes `report.html` and `evaluation.json` into a folder.
+def report(
+    result,
+    model,
+    pictures,
+    folder,
+    name,
+    *,
+    image_size,
+    crop="none",
+    resize="bilinear",
+    parts=(),
+):
+    """Writes `report.html`, `evaluation.json` and `doubtful.csv` into a folder.
 
     Args:
         result: An `Evaluation` or a `SeveralEvaluation`.
@@ -29,17 +42,22 @@ def report(result, model, pictures, folder, name, *, image_size, crop="none", re
         image_size: Side in pixels.
         crop: How pictures are cut, as in `Split.eval_batches`.
         resize: How they are resized.
+        parts: For each split with doubtful labels its name, the `Split` and its doubts.
     """
     numbers = json.dumps(result.summary(), indent=2) + "\n"
     files.write_whole(folder / "evaluation.json", numbers)
     several = isinstance(result, SeveralEvaluation)
     worst = _furthest(result) if several else _surest_mistakes(result)
     sure = np.argsort(-result.probabilities.max(1))[:SUREST]
-    chosen = pictures.select(np.r_[worst, sure])
-    batches = chosen.eval_batches(
-        image_size=image_size, batch_size=len(chosen), crop=crop, resize=resize
-    )
-    images = next(iter(batches))[0].numpy()
+
+    def seen(split, indices):
+        chosen = split.select(np.asarray(indices))
+        how = {"image_size": image_size, "crop": crop, "resize": resize}
+        return next(iter(chosen.eval_batches(batch_size=len(chosen), **how)))[0].numpy()
+
+    images = seen(pictures, np.r_[worst, sure])
+    parts = [(part, split, found) for part, split, found in parts if found]
+    files.write_whole(folder / "doubtful.csv", table(parts))
     title = f"{model.name} on {name}, {result.split}, {image_size} px"
     draw = figures.of_several_labels if several else figures.of_one_label
     with figures.readable_names():
@@ -47,7 +65,10 @@ def report(result, model, pictures, folder, name, *, image_size, crop="none", re
             title,
             (_cards_of_several if several else _cards)(result),
             (_table_of_several if several else _table)(result),
-            draw(result, model, images, worst, sure),
+            itertools.chain(
+                draw(result, model, images, worst, sure),
+                (figures.of_doubts(*part, seen) for part in parts),
+            ),
         )
     files.write_whole(folder / "report.html", page)
 

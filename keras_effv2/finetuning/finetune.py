@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 import shutil
@@ -12,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import models, recipes, training, variants
+from keras_effv2 import files, models, recipes, training, variants
 from keras_effv2.data import Data, weighting
 from keras_effv2.evaluation import (
     Evaluation,
@@ -22,13 +23,16 @@ from keras_effv2.evaluation import (
     calibration,
     evaluate,
 )
+from keras_effv2.evaluation.doubts import Doubt
 from keras_effv2.exporting import export_hub
 from keras_effv2.finetuning.freezing import freeze
-from keras_effv2.finetuning.head import fit_head
+from keras_effv2.finetuning.head import solve
 from keras_effv2.finetuning.planning import estimate, phases_of, plan
 from keras_effv2.training import checkpoints, records
 from keras_effv2.variants.application import Variant
 from keras_effv2.weights import list_weights
+
+DOUBTS = ".doubts.json"  # labels that the solved head doubts, kept for the report
 
 
 def finetune(
@@ -133,10 +137,16 @@ def finetune(
     if not training.is_chief(strategy):
         return result, None
     data = _calibrated(result, data, recipe, unknown, folder)
-    evaluation = evaluate(result.model, data, folder)
+    evaluation = evaluate(result.model, data, folder, doubtful=_doubted(folder))
     if hub:
         _export(result.model, folder)
     return result, evaluation
+
+
+def _doubted(folder):
+    """What the head that was solved doubted of the training labels."""
+    rows = json.loads((folder / DOUBTS).read_text()) if (folder / DOUBTS).exists() else []
+    return [Doubt(**row) for row in rows]
 
 
 def _calibrated(result, data, recipe, unknown, folder):
@@ -221,7 +231,10 @@ def _begun(variant, weights, data, recipe, workdir):
         logging.info("%s", said)
     if weights is not None:
         start, side = time.perf_counter(), phases_of(net, recipe)[-1].image_size
-        score = fit_head(net, data.train, side, seed=recipe.seed, class_weight=recipe.class_weight)
+        setting = {"seed": recipe.seed, "class_weight": recipe.class_weight}
+        score, found = solve(net, data.train, side, doubting=True, **setting)
+        rows = [dataclasses.asdict(doubt) for doubt in found]
+        files.write_whole(workdir / DOUBTS, json.dumps(rows))
         what = "mean average precision " if data.train.several else ""
         held_out = "" if np.isnan(score) else f"{what}{score:.1%} on held-out pictures, "
         logging.info("Head on frozen features: %s%.0f s.", held_out, time.perf_counter() - start)

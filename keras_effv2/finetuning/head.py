@@ -6,7 +6,9 @@ import tensorflow as tf
 
 from keras_effv2 import graph
 from keras_effv2.data.weighting import class_weights
+from keras_effv2.evaluation.doubts import cross_validated, find_doubts
 
+FEW_ENOUGH = 10_000  # pictures of which doubtful labels are looked for: five more solutions
 ENOUGH = 20_000  # pictures to solve a head on; more take hours and change little
 
 
@@ -30,6 +32,17 @@ def fit_head(model, split, image_size, batch_size=32, seed=0, class_weight="none
     Raises:
         ValueError: If a picture of data with one label has several labels, or none.
     """
+    return solve(model, split, image_size, batch_size, seed, class_weight)[0]
+
+
+def solve(model, split, image_size, batch_size=32, seed=0, class_weight="none", doubting=False):
+    """As `fit_head`; gives its score and, where they are asked for, the labels that it doubts.
+
+    Returns:
+        The score, and a list of `evaluation.doubts.Doubt` of the training pictures, each by a head
+        that was solved without it; empty of several labels a picture, of very many pictures, and
+        where a class has a single one.
+    """
     weights = class_weights(class_weight, split)
     weights = np.ones(len(split.class_names)) if weights is None else weights
     sampled = len(split) > ENOUGH
@@ -40,19 +53,32 @@ def fit_head(model, split, image_size, batch_size=32, seed=0, class_weight="none
     features, labels = _features(model, head, split, image_size, batch_size)
     mean, deviation = features.mean(0), features.std(0) + 1e-3
     features = (features - mean) / deviation
+    found = []
     if split.several:
         kernel, bias, score = _of_several(features, labels, seed)
     else:
         labels = labels.argmax(1)
         best, score = _regularisation(features, labels, weights, seed)
         kernel, bias = _solved(features, labels, len(weights), best)
+        if doubting and len(labels) <= FEW_ENOUGH:
+            found = _doubts(features, labels, split.class_names, best, seed)
         missing = np.bincount(labels, minlength=len(weights)) == 0
         # classes without a picture: not to be named, unless it is the sample that has none
         bias[missing] = bias[~missing].min() if sampled else -10.0
         bias[~missing] += np.log(weights[~missing])
     kernel /= deviation[:, None]
     head.set_weights([kernel, bias - mean @ kernel])
-    return score
+    return score, found
+
+
+def _doubts(features, labels, class_names, strength, seed):
+    def fit(some, own):
+        kernel, bias = _solved(some, own, len(class_names), strength)
+        bias[np.bincount(own, minlength=len(bias)) == 0] = -np.inf
+        return kernel, bias
+
+    probabilities = cross_validated(fit, features, labels, len(class_names), seed)
+    return [] if probabilities is None else find_doubts(probabilities, labels, class_names)
 
 
 def _features(model, head, split, image_size, batch_size):
