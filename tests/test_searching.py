@@ -105,8 +105,10 @@ def test_the_conclusion_is_of_the_last_comparison_alone():
     final = [
         {**row(0, a), "name": n} for n, a in (("w", 0.5), ("w", 0.52), ("b", 0.4), ("b", 0.41))
     ]
-    text = analysis.conclusion("w", "b", final, [row(0, 0.9), row(1, 0.0, reason="diverged: x")])
-    assert "51.0%" in text and "40.5%" in text and "2 trials, 1 without" in text
+    reasons = (None, "diverged: x", "pruned after 2 of 4 epochs", "pruned after 3 of 4 epochs")
+    trials = [row(number, 0.9, reason=reason) for number, reason in enumerate(reasons)]
+    text = analysis.conclusion("w", "b", final, trials)
+    assert "51.0%" in text and "40.5%" in text and "4 trials, 2 pruned, 1 without" in text
     worse = analysis.conclusion("b", "w", final, [row(0, 0.9)])
     assert worse.startswith("The search found nothing better than the baseline")
     assert "no accuracy to quote" in analysis.conclusion("w", "b", [], [row(0, 0.9)])
@@ -239,7 +241,8 @@ RECIPE = recipes.rescale(recipes.get("search"), {"epochs": 2, "batch_size": 16, 
         ({"step_time": "guess"}, ["measured, macs"]),
         ({"trials": 0}, ["`trials`", "0"]),
         ({"workers": 1.5}, ["`workers`", "1.5"]),
-        ({"pruner": "asha"}, ["`pruner` is None", "'asha'"]),
+        ({"pruner": "median"}, ["`pruner` is one of None, asha", "'median'"]),
+        ({"pruner": "asha", "sampler": "nsga2"}, ["nsga2 draws by accuracy and step time apart"]),
         ({"trials": 10**6}, ["248832 networks"]),
         ({"recipe": recipes.rescale(RECIPE, {"eval_size": 32})}, ["64 pixels", "32"]),
         ({"recipe": recipes.rescale(RECIPE, {"batch_size": 512})}, ["batch of 512"]),

@@ -129,7 +129,7 @@ def test_a_trial_without_a_result_is_a_result(done):
     again = run(workdir)
     path.write_text(text)
     assert again.best.name != best and again.trials[-1]["reason"] == "diverged: by hand"
-    assert "2 trials, 1 without a result" in again.conclusion
+    assert "2 trials, 0 pruned, 1 without a result" in again.conclusion
     assert f"{best} (diverged)" in (workdir / "report.html").read_text()
 
 

@@ -21,6 +21,8 @@ def define(values):
     flags.strings(values, settings.DOTTED["recipe"], "What --recipe.NAME=VALUE stands for.")
     flags.integer(values, "seed", 0, "Seed.", 0, (1 << 32) - 20)
     flags.integer(values, "workers", 1, "Networks to train at a time on this machine.", 1, 64)
+    meaning = "asha: trials that fall behind end after half or three quarters of their epochs."
+    flags.choice(values, "pruner", "none", ["none", "asha"], meaning)
     flags.string(values, "storage", None, "URL of a database for the study; default: a file.")
     meaning = "Whether trials train for equal epochs, as the paper's, or for equal time."
     flags.choice(values, "budget", "epochs", ["epochs", "time"], meaning)
@@ -54,6 +56,7 @@ def run(values, _):
         seed=values.seed,
         workers=values.workers,
         storage=values.storage,
+        pruner=None if values.pruner == "none" else values.pruner,
         budget=values.budget,
         max_parameters=2.0 if values.max_parameters is None else values.max_parameters,
         max_macs=2.0 if values.max_macs is None else values.max_macs,

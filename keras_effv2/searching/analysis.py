@@ -5,6 +5,8 @@ import statistics
 
 import numpy as np
 
+from keras_effv2.searching import records
+
 HARDLY = 0.3  # rank correlation of reward and accuracy below which accuracy hardly mattered
 
 
@@ -83,6 +85,11 @@ def mean_accuracy(rows):
     return statistics.mean(accuracies), (max(accuracies) - min(accuracies)) / 2
 
 
+def is_pruned(row):
+    """Whether a trial was ended because it fell behind."""
+    return (row["reason"] or "").startswith(records.PRUNED)
+
+
 def conclusion(best, baseline, final, trials):
     """What came out, in a sentence, from the last comparison alone.
 
@@ -92,8 +99,9 @@ def conclusion(best, baseline, final, trials):
         final: Results of the last comparison.
         trials: Results of all trials.
     """
-    failed = sum(row["reason"] is not None for row in trials)
-    counts = f"{len(trials)} trials, {failed} without a result."
+    pruned = sum(is_pruned(row) for row in trials)
+    failed = sum(row["reason"] is not None for row in trials) - pruned
+    counts = f"{len(trials)} trials, {pruned} pruned, {failed} without a result."
     groups = by_network(final)
     if best not in groups or baseline not in groups:
         return (

@@ -11,6 +11,7 @@ from keras_effv2 import recipes
 from keras_effv2 import space as spaces
 from keras_effv2.searching import records
 from keras_effv2.searching.engine import SAMPLERS
+from keras_effv2.searching.pruning import PRUNERS
 from keras_effv2.searching.trial import Job
 
 BUDGETS = ("epochs", "time")
@@ -29,9 +30,12 @@ def check(data, space, trials, sampler, recipe, workers, pruner, budget, confirm
         ("sampler", sampler, SAMPLERS),
         ("budget", budget, BUDGETS),
         ("step_time", step_time, STEP_TIMES),
+        ("pruner", pruner, PRUNERS),
     ):
         if value not in known:
-            raise ValueError(f"`{name}` is one of {', '.join(known)}. Received: {value!r}.")
+            raise ValueError(
+                f"`{name}` is one of {', '.join(map(str, known))}. Received: {value!r}."
+            )
     for name, value, least in (
         ("trials", trials, 1),
         ("workers", workers, 1),
@@ -39,9 +43,10 @@ def check(data, space, trials, sampler, recipe, workers, pruner, budget, confirm
     ):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"`{name}` is a whole number from {least}. Received: {value!r}.")
-    if pruner is not None:
+    if pruner and sampler == "nsga2":
         raise ValueError(
-            f"`pruner` is None: trials are trained to their end. Received: {pruner!r}."
+            'pruner="asha" compares rewards, nsga2 draws by accuracy and step time apart. Give '
+            'sampler="tpe" or "random", or pruner=None.'
         )
     if trials > space.count():
         raise ValueError(
@@ -67,6 +72,7 @@ class Plan:
     trials: int
     recipe: recipes.Recipe
     workers: int
+    pruner: str | None
     by_time: bool
     max_parameters: float
     max_macs: float
@@ -115,6 +121,7 @@ class Plan:
             "budget": "time" if self.by_time else "epochs",
             "exponents": self.exponents,
             "step_time": self.step_time,
+            "pruner": self.pruner,
             "max_parameters": self.max_parameters,
             "max_macs": self.max_macs,
             "data": self.data.name,

@@ -12,8 +12,9 @@ from absl import logging
 from keras_effv2 import files, variants
 from keras_effv2.variants.efficientnet_v2 import Stage
 
+PRUNED = "pruned"  # how the reason of a trial begins that was ended because it fell behind
 # what stays of a trial that is done
-KEPT = ("trial.json", "variant.json", "result.json", "metrics.csv", "log.txt")
+KEPT = ("trial.json", "variant.json", "result.json", "rungs.json", "metrics.csv", "log.txt")
 
 
 def write(path, content):

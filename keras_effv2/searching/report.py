@@ -121,7 +121,7 @@ def _network(title, variant):
 
 
 def _mattered(plan, result):
-    found = analysis.correlations(result.trials)
+    found = analysis.correlations([row for row in result.trials if not analysis.is_pruned(row)])
     parts = [
         f"{name} {'undefined' if value is None else f'{value:+.2f}'}"
         for name, value in zip(("accuracy", "step time", "parameters"), found.values())

@@ -56,7 +56,7 @@ def search(
     seed: int = 0,
     workers: int = 1,
     storage: str | None = None,
-    pruner: None = None,
+    pruner: str | None = None,
     budget: str = "epochs",
     max_parameters: float = 2.0,
     max_macs: float = 2.0,
@@ -87,7 +87,9 @@ def search(
         workers: Trials at a time on this machine, each on a GPU of its own where there are some.
         storage: URL of a database for the study, such as `"postgresql+psycopg2://HOST/NAME"`;
             None: SQLite in the workdir.
-        pruner: None; trials are not cut short.
+        pruner: None, or `"asha"`: a trial ends after half or three quarters of its epochs if its
+            reward is then below that of the better half of the trials that came so far. It keeps
+            that reward, and cannot win.
         budget: `"epochs"`, as the paper: every trial trains for the recipe's epochs, and step time
             counts in the reward. `"time"`: every trial trains as long as the baseline takes, to
             whole epochs, and step time counts no further.
@@ -135,6 +137,7 @@ def search(
         trials=trials,
         recipe=recipe,
         workers=workers,
+        pruner=pruner,
         by_time=budget == "time",
         max_parameters=max_parameters,
         max_macs=max_macs,
@@ -172,13 +175,14 @@ class _Search:
             runs += 3 * len(FINAL_SEEDS) * bool(plan.final_epochs)
             Workers(plan, self.engine, self.runner).run(baseline, runs)
             found = records.best_first(records.results(plan.workdir))
-            if found[0]["reward"] <= 0:
+            whole = [row for row in found if row["reason"] is None and row["reward"] > 0]
+            if not whole:
                 raise RuntimeError(
                     f"None of the {len(found)} trials has learnt anything; the first says: "
                     f"{found[0]['reason'] or 'no picture was right'}."
                 )
-            confirmed = self._confirm(found)
-            best = _winner(found, confirmed)
+            confirmed = self._confirm(whole)
+            best = _winner(whole, confirmed)
             winner = plan.space.variant(plan.space.rows(best["values"]))
             variants.save_variant(winner, plan.workdir / "winner.json")
             final = self._final(winner, best)
@@ -206,11 +210,11 @@ class _Search:
 
     # ---- the best once more
 
-    def _confirm(self, found):
+    def _confirm(self, whole):
         """Trains the best with further seeds."""
         plan = self.plan
         tasks = []
-        for row in [row for row in found if row["reward"] > 0][: plan.confirm]:
+        for row in whole[: plan.confirm]:
             variant = plan.space.variant(plan.space.rows(row["values"]))
             for seed in CONFIRM_SEEDS:
                 tasks.append(self._seeded("confirm", variant, seed, row["step_time"], {}))
@@ -262,10 +266,10 @@ class _Search:
         return task
 
 
-def _winner(found, confirmed):
+def _winner(whole, confirmed):
     """The trial with the best mean reward over its seeds; only confirmed ones if there are some."""
     seeds = {}
     for row in confirmed:
         seeds.setdefault(row["name"], []).append(row["reward"])
-    candidates = [row for row in found if row["name"] in seeds] or found[:1]
+    candidates = [row for row in whole if row["name"] in seeds] or whole[:1]
     return max(candidates, key=lambda row: np.mean([row["reward"], *seeds.get(row["name"], [])]))

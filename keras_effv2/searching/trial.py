@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_effv2 import files, models, recipes, training
 from keras_effv2.recipes import Recipe
-from keras_effv2.searching import records, step_time
+from keras_effv2.searching import pruning, records, step_time
 from keras_effv2.searching.reward import reward
 from keras_effv2.variants import model_info
 from keras_effv2.variants.application import Variant
@@ -37,6 +37,7 @@ class Job:
         keep_models: Whether `model.keras` stays.
         threads: Of the processor, 0: all.
         gpu: Which one, as `CUDA_VISIBLE_DEVICES` has it, or None.
+        prune: Whether it ends early when it falls behind the trials beside it.
     """
 
     folder: str
@@ -53,6 +54,7 @@ class Job:
     keep_models: bool = False
     threads: int = 0
     gpu: str | None = None
+    prune: bool = False
 
 
 def run(job, data):
@@ -118,6 +120,12 @@ def _result(job, data, folder):
     if job.by_time:
         recipe, data = _for_time(recipe, data, recipe.epochs / ratio)
     result["epochs"] = job.recipe.epochs / ratio if job.by_time else recipe.epochs
+    exponents = (0.0, job.exponents[1]) if job.by_time else job.exponents
+
+    def worth(accuracy):
+        return reward(accuracy, ratio, parameters, exponents)
+
+    watching = [pruning.Pruning(folder, recipe.epochs, worth)] if job.prune else []
     try:
         trained = training.train(
             lambda: models.builder(job.variant)(weights=None, classes=classes, drop_path=0.0),
@@ -125,6 +133,7 @@ def _result(job, data, folder):
             recipe,
             folder,
             "one",
+            callbacks=watching,
             progress=False,
         )
         result.update(_accuracy(trained, data, job.split))
@@ -137,8 +146,11 @@ def _result(job, data, folder):
     except tf.errors.ResourceExhaustedError:
         result["reason"] = "out of memory"
     if result["reason"] is None:
-        exponents = (0.0, job.exponents[1]) if job.by_time else job.exponents
-        result["reward"] = reward(result["accuracy"], ratio, parameters, exponents)
+        result["reward"] = worth(result["accuracy"])
+        cut = pruning.pruned_after(folder) if job.prune else None
+        result["reason"] = (
+            None if cut is None else f"{records.PRUNED} after {cut} of {recipe.epochs} epochs"
+        )
     result["timing_seconds"] = timing
     result["seconds"] = time.perf_counter() - begun
     return result

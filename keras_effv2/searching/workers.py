@@ -58,7 +58,8 @@ class Workers:
             folder, notes, variant, drawn = claimed
             try:
                 with files.locked(folder / ".claim", wait=False):
-                    job = self.plan.job(self.runner.place(slot), folder, variant, notes=notes)
+                    where, prune = self.runner.place(slot), self.plan.pruner is not None
+                    job = self.plan.job(where, folder, variant, notes=notes, prune=prune)
                     result = self.runner.train(job, self.plan.data)
             except BlockingIOError:
                 continue  # another process was quicker
