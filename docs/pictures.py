@@ -121,7 +121,7 @@ def two_columns(path):
     dark = np.flatnonzero((np.asarray(image) < 250).any((1, 2)))
     gaps = [(a, b) for a, b in zip(dark, dark[1:]) if b - a > 40]
     above, below = min(gaps, key=lambda gap: abs(gap[0] - dark[-1] * 0.56))
-    height = max(above, dark[-1] - below) + 40
+    height = max(above, dark[-1] - below + dark[0]) + 40
     both = Image.new("RGB", (2 * image.width, int(height)), "white")
     both.paste(image.crop((0, 0, image.width, int(above) + 10)), (0, 0))
     second = image.crop((0, int(below) - 10, image.width, int(dark[-1]) + 10))

@@ -111,7 +111,7 @@ def test_the_page_tells_what_the_files_say(run):
     assert top1.metric_args == {"images": 10, "interval_95": list(found["top1_interval"])}
     low, high = found["top1_interval"]
     for said in (
-        f"{found['top1']:.1%} of 10 pictures",
+        f"{found['top1']:.1%} of 10 pictures of `validation`",
         f"({low:.1%} to {high:.1%})",
         "Classes: red, green, blue, grey.",
         "pictures: 48 train, 10 validation.",
@@ -123,6 +123,19 @@ def test_the_page_tells_what_the_files_say(run):
         assert said in text, said
     assert str(run) not in text and str(run.parent) not in text
     assert 'model_download("me/flowers/keras/b0")' in told(run, "kaggle:me/flowers/keras/b0")
+    model = keras.saving.load_model(run / "model.keras")
+    kev.layers.find_pixels(model).unknown_below = 0.4
+    text = page.page(run, model, EXPECTED, "hf:me/flowers", "mit")
+    assert "less sure of than 40.0%" in text and "whatever is on the picture" not in text
+    # several labels a picture
+    several = {"split": "test", "images": 500, "mean_average_precision": 0.875, "micro_f1": 0.81}
+    several |= {"labels_table": [{"label": "red", "images": 9, "f1": 0.5, "threshold": 0.3}]}
+    (run / "evaluation.json").write_text(json.dumps(several))
+    card = huggingface_hub.ModelCard(told(run))
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value) == ("mean_average_precision", 0.875)
+    assert "87.5% on 500 pictures that it had not seen" in card.text
+    assert "| red | 9 | 0.500 | 0.300 |" in card.text
     # before an evaluation, and of data that lies somewhere private
     (run / "evaluation.json").unlink()
     summary = json.loads((run / "summary.json").read_text())

@@ -95,15 +95,18 @@ def _head(run, model, place, data):
     labels, found = run["labels"], run["evaluation"]
     network = run["start"].get("model") or model.name
     text = f"# {place.split('/')[-1]}\n\n{network}, which names {len(labels)} classes"
+    if found:
+        unseen = "that it had not seen" if found["split"] == "test" else f"of `{found['split']}`"
+        judged = f"{found['images']:,} pictures {unseen}"
     if found and "top1" not in found:
+        precision = found["mean_average_precision"]
         text += (
-            f", any number of them a picture: mean average precision "
-            f"{found['mean_average_precision']:.1%} on {found['images']:,} pictures that it had not seen"
+            f", any number of them a picture: mean average precision {precision:.1%} on {judged}"
         )
     elif found:
+        low, high = found["top1_interval"]
         text += (
-            f": right on {found['top1']:.1%} of {found['images']:,} pictures that it had not seen "
-            f"(95 % interval {{:.1%}} to {{:.1%}})".format(*found["top1_interval"])
+            f": right on {found['top1']:.1%} of {judged} (95 % interval {low:.1%} to {high:.1%})"
         )
     named = ", ".join(labels[:_MOST_CLASSES]) + (", ..." if len(labels) > _MOST_CLASSES else "")
     return f"{text}. Trained on `{data}`.\n\nClasses: {named}."
