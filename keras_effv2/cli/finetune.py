@@ -27,6 +27,10 @@ def define(values):
         "default: 0.05 where the data has a folder unknown, else something is always named."
     )
     flags.number(values, "unknown", meaning, 0.01, 0.99)
+    meaning = (
+        "Such as 90s, 20m or 1.5h in all: size and epochs that are not given are planned to fit."
+    )
+    flags.string(values, "time_limit", None, meaning)
     flags.precision(values, "mixed_* where the device is faster in it; the model keeps it.")
     flags.integer(values, "seed", 0, "Seed.", 0, (1 << 32) - 1)
     flags.boolean(values, "hub", True, "Also export for TF Hub.")
@@ -56,6 +60,7 @@ def run(values, _):
         flip=values.flip,
         class_weight=weights,
         unknown=values.unknown,
+        time_limit=values.time_limit,
         precision=values.precision,
         seed=values.seed,
         strategy=strategy,

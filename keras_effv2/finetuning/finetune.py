@@ -28,6 +28,7 @@ from keras_effv2.exporting import export_hub
 from keras_effv2.finetuning.freezing import freeze
 from keras_effv2.finetuning.head import solve
 from keras_effv2.finetuning.planning import estimate, phases_of, plan
+from keras_effv2.finetuning.time_limit import TimeLimit, measured, seconds_of, within
 from keras_effv2.training import checkpoints, records
 from keras_effv2.variants.application import Variant
 from keras_effv2.weights import list_weights
@@ -47,6 +48,7 @@ def finetune(
     flip: bool = True,
     class_weight: str | Mapping[str, float] = "auto",
     unknown: float | None = None,
+    time_limit: str | None = None,
     precision: str = "float32",
     seed: int = 0,
     strategy: str | tf.distribute.Strategy = "auto",
@@ -80,13 +82,16 @@ def finetune(
             pictures are `data.unknown`, half of them; without any, each validation picture stands
             for one with its own class left out. None: 0.05 where there are such pictures, else
             something is always named.
+        time_limit: Such as `"90s"`, `"20m"` or `"1.5h"` in all, but the export: what of size and
+            epochs is not given is planned to fit, by batches that are timed before it starts. An
+            epoch that would end past it is not begun. A run that is resumed keeps its plan.
         precision: `"mixed_bfloat16"` or `"mixed_float16"` where the device is faster in it: recent
             GPUs, TPUs, processors with AVX512_BF16 or AMX. The model keeps it.
         seed: Seed of everything.
         strategy: As `train`'s.
         tpu: As `train`'s.
         recipe: A `Recipe` instead of the planned one; goes without `epochs`, `image_size`,
-            `batch_size`, `flip`, `class_weight` and `precision`, and its seed counts.
+            `batch_size`, `flip`, `class_weight`, `time_limit` and `precision`, and its seed counts.
         hub: Whether to export for TF Hub.
 
     Returns:
@@ -103,37 +108,34 @@ def finetune(
         photos = keras_effv2.data.load("folder:photos")
         result, evaluation = finetune("EfficientNetV2B0", photos, "runs/photos")
     """
-    variant = variants.find(model)
+    began, variant = time.perf_counter(), variants.find(model)
     weights = variant.weights if weights == "default" else weights
     split = training.check_trainable(data)
     strategy = training.make_strategy(strategy, tpu)  # before anything else uses TensorFlow
-    recipe = _recipe(
-        recipe,
-        (epochs, image_size, batch_size, flip, class_weight, precision),
-        lambda: plan(
+
+    def planned(side=None, count=None):
+        return plan(
             model,
             len(split),
-            image_size,
-            epochs,
+            image_size or side,
+            epochs or count,
             seed,
             picture_side=split.typical_side(),
             replicas=strategy.num_replicas_in_sync,
-        ),
-        split.several,
-    )
-    calibration.check_share(unknown)
-    if split.several and unknown is not None:
-        raise ValueError(
-            "`unknown` goes with one label a picture; of several, each has a threshold of its own and "
-            "a picture may have none. Leave it out."
         )
-    weighting.class_weights(recipe.class_weight, split)  # refuses a class that is not there
-    for phase in recipes.resolved(recipe, variant.image_size).phases:
-        split.steps(phase.batch_size)  # refuses one that is too large, before anything is done
-    folder = pathlib.Path(workdir)
+
+    folder, callbacks = pathlib.Path(workdir), []
+    if recipe is not None and time_limit:
+        raise ValueError("A `recipe` says its epochs itself: leave `time_limit` out.")
+    timed = functools.partial(_timed, planned, time_limit, variant, data, folder, strategy)
+    settings = (epochs, image_size, batch_size, flip, class_weight, precision)
+    recipe = _recipe(recipe, settings, timed if time_limit else planned, split.several)
+    _check(recipe, variant, split, unknown)
+    if time_limit:
+        callbacks = [TimeLimit(seconds_of(time_limit) - (time.perf_counter() - began), recipe)]
     start = {"model": variant.name, "weights": weights and str(weights)}
     build = functools.partial(_begun, variant, weights, data, recipe, folder)
-    result = training.train(build, data, recipe, folder, strategy, start=start)
+    result = training.train(build, data, recipe, folder, strategy, start=start, callbacks=callbacks)
     if not training.is_chief(strategy):
         return result, None
     data = _calibrated(result, data, recipe, unknown, folder)
@@ -141,6 +143,37 @@ def finetune(
     if hub:
         _export(result.model, folder)
     return result, evaluation
+
+
+def _check(recipe, variant, split, unknown):
+    """Refuses what cannot be, before anything is done."""
+    calibration.check_share(unknown)
+    if split.several and unknown is not None:
+        raise ValueError(
+            "`unknown` goes with one label a picture; of several, each has a threshold of its own and "
+            "a picture may have none. Leave it out."
+        )
+    weighting.class_weights(recipe.class_weight, split)  # a class that is not there
+    for phase in recipes.resolved(recipe, variant.image_size).phases:
+        split.steps(phase.batch_size)  # one that is too large
+
+
+def _timed(planned, limit, variant, data, folder, strategy):
+    """The plan for a time; of a run that has begun, what it began with."""
+    seconds = seconds_of(limit)
+    if training.has_workers(strategy):
+        raise ValueError("`time_limit` is for one machine: with workers say `epochs` instead.")
+    if checkpoints.load_newest(folder / "checkpoints") is not None:
+        begun = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        return planned(begun["phases"][-1]["image_size"], begun["epochs"])
+    whole = planned()
+    size = whole.phases[-1].image_size
+    classes = len(data.class_names)
+    speed = measured(variant, size, whole.batch_size, len(data.train), classes)
+    counts = [len(split or ()) for split in (data.train, data.validation, data.test)]
+    recipe, said = within(planned, seconds, speed, size, counts)
+    logging.info("%s", said)
+    return recipe
 
 
 def _doubted(folder):

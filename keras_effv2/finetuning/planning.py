@@ -9,6 +9,8 @@ import tensorflow as tf
 from keras_effv2 import graph, recipes, variants
 from keras_effv2.phases import ramp
 
+STEP = 4  # forward passes that a train step takes as long as; 3.6 were measured
+
 
 def plan(
     model,
@@ -75,7 +77,7 @@ def phases_of(model, recipe):
 def estimate(model, data, recipe):
     """A sentence on how long a fine-tuning will take, from one batch that is timed now.
 
-    A train step counts as four forward passes (3.6 were measured), a size by its pixels.
+    A train step counts as `STEP` forward passes, a size by its pixels.
     """
     phases = phases_of(model, recipe)
     size = phases[-1].image_size
@@ -90,7 +92,7 @@ def estimate(model, data, recipe):
         (phase.stop_epoch - phase.start_epoch) * (phase.image_size / size) ** 2 for phase in phases
     )
     steps = data.train.steps(recipe.batch_size) / tf.distribute.get_strategy().num_replicas_in_sync
-    whole = 4 * min(seconds) * epochs * steps
+    whole = STEP * min(seconds) * epochs * steps
     sizes = ", ".join(str(phase.image_size) for phase in phases)
     return (
         f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)} of {len(data.train)} pictures, batch "

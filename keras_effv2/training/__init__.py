@@ -12,7 +12,7 @@ with needs.naming("Training"):
     from keras_effv2.training.run import Result
     from keras_effv2.training.step import cross_entropy
     from keras_effv2.training.stopping import TERMINATED
-    from keras_effv2.training.strategy import STRATEGIES, is_chief, make_strategy
+    from keras_effv2.training.strategy import STRATEGIES, has_workers, is_chief, make_strategy
     from keras_effv2.training.unseen import unseen
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Result",
     "check_trainable",
     "cross_entropy",
+    "has_workers",
     "is_chief",
     "make_strategy",
     "train",

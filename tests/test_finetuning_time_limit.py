@@ -1,0 +1,101 @@
+"""A plan that fits into a time: by arithmetic on a machine whose speed is given; and it ends in time."""
+
+import dataclasses
+import functools
+import sys
+import time
+
+import keras
+import pytest
+from conftest import tiny_data, tiny_efficientnet_row
+
+from keras_effv2 import finetuning, models, recipes
+from keras_effv2.finetuning import time_limit
+from keras_effv2.models import efficientnet_v2
+from keras_effv2.phases import ramp
+
+COUNTS = (1800, 200, 500)
+SPEED = (0.005, 12.0)  # seconds a picture of 224 pixels, and of solving the head
+
+
+def planned(side=None, count=None, **given):
+    given = {"image_size": side, "epochs": count, **given}
+    return finetuning.plan("EfficientNetV2B0", COUNTS[0], accelerator=False, **given)
+
+
+def costs(recipe):
+    return time_limit.cost(recipe, SPEED, 224, COUNTS)
+
+
+def test_the_cost_is_counted_by_pixels():
+    """One size of 224: 4 forward passes a picture and epoch; the head, validation and test once."""
+    recipe = dataclasses.replace(planned(224, 3), phases=())
+    recipe = recipes.resolved(recipe, 224)
+    passes = 4 * 1800 * 3 + 1800 + 5 * 200 + 500
+    assert costs(recipe) == pytest.approx(time_limit.AROUND + 12 + 0.005 * passes)
+    half = recipes.resolved(dataclasses.replace(recipe, phases=()), 112)
+    assert costs(half) == pytest.approx(time_limit.AROUND + 12 + 0.005 * passes / 4)
+
+
+def test_more_time_buys_larger_pictures_then_more_epochs():
+    """Every plan fits, and the next larger one would not."""
+    seen = []
+    for minutes in (2, 3, 4, 6, 10, 60):
+        recipe, said = time_limit.within(planned, 60 * minutes, SPEED, 224, COUNTS)
+        side = recipe.phases[-1].image_size
+        assert costs(recipe) <= 60 * minutes and f"{recipe.epochs} epochs at {side} pixels" in said
+        if recipe.epochs < 11:
+            assert costs(planned(side, recipe.epochs + 1)) > 60 * minutes
+            assert "min would buy 11 epochs at 224 pixels" in said
+        seen.append((side, recipe.epochs))
+    assert seen == sorted(seen, key=lambda plan: (plan[0], plan[1])) and seen[-1] == (224, 11)
+    assert "more time would not change the plan" in said
+    with pytest.raises(ValueError, match="In 0.8 min not even one epoch of 96 pixels can be done"):
+        time_limit.within(planned, 48, SPEED, 224, COUNTS)
+
+
+def test_what_is_given_stays():
+    def fixed(side=None, count=None):
+        return planned(128 or side, count)
+
+    recipe, _ = time_limit.within(fixed, 110, SPEED, 224, COUNTS)
+    assert recipe.phases[-1].image_size == 128 and recipe.epochs < 11
+
+    def short(side=None, count=None):
+        return planned(side, 2 if count else 2)
+
+    recipe, _ = time_limit.within(short, 120, SPEED, 224, COUNTS)
+    assert recipe.epochs == 2
+    with pytest.raises(ValueError, match="a time is written as 90s, 20m or 1.5h; received 'soon'"):
+        time_limit.seconds_of("soon")
+
+
+def test_a_run_keeps_its_plan_and_ends_in_time(monkeypatch, tmp_path, caplog):
+    """On a machine that turns out to be slower than it was when it was timed."""
+    row = tiny_efficientnet_row(name="EfficientNetV2B0")
+    monkeypatch.setitem(models.VARIANTS, "EfficientNetV2B0", row)
+    efficientnet_v2.build(row, weights=None, classes=7).save_weights(tmp_path / "s.weights.h5")
+    options = {"weights": str(tmp_path / "s.weights.h5"), "image_size": 32, "hub": False}
+    run = functools.partial(finetuning.finetune, "EfficientNetV2B0", tiny_data(), tmp_path / "run")
+    page = sys.modules["keras_effv2.finetuning.finetune"]  # the function has its file's name
+    monkeypatch.setattr(page, "measured", lambda *_: (0.06, 0.0))  # two epochs take 58 s
+    result, _ = run(time_limit="1m", **options)
+    assert len(result.history) == 2
+    monkeypatch.setattr(page, "measured", None)
+    resumed, _ = run(time_limit="35s", **options)  # too short for two, but they are done
+    assert resumed.steps == resumed.resumed_from == result.steps
+    recipe = dataclasses.replace(planned(32, 5), phases=ramp(5, 1, image_size=32))
+    limit = time_limit.TimeLimit(10, recipe)
+    limit.set_model(keras.Sequential())
+    limit.model.stop_training = False
+    limit.on_epoch_begin(0)
+    limit.start = limit.begun = time.perf_counter() - 4  # an epoch of four seconds
+    limit.on_epoch_end(0)
+    assert not limit.model.stop_training
+    limit.start = time.perf_counter() - 8
+    limit.on_epoch_end(1)
+    assert limit.model.stop_training and "ends the training after epoch 2 of 5" in caplog.text
+    with pytest.raises(ValueError, match="says its epochs itself: leave `time_limit` out"):
+        finetuning.finetune(
+            "EfficientNetV2B0", tiny_data(), tmp_path / "x", recipe=recipe, time_limit="1m"
+        )
