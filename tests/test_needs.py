@@ -58,7 +58,7 @@ for name in kev.__all__:
         assert re.fullmatch(r"[\\w. ]+ needs (\\w+): pip install 'keras_effv2\\[train\\]'\\.", str(error)), error
         missing.add(name)
 wanted = {"HubLayer", "augment", "data", "evaluate", "export", "export_hub", "finetune", "freeze",
-          "gradcam", "layouts", "search", "train", "unseen"}
+          "gradcam", "layouts", "publish", "search", "train", "unseen"}
 assert missing == wanted, missing ^ wanted
 for room in ("data", "training", "evaluation", "exporting", "hub", "augment", "rematerialization"):
     try:

@@ -147,6 +147,12 @@ def test_readmes_numbers_are_those_of_the_tables():
     assert len(README.splitlines()) <= 200
 
 
+def test_version_is_one():
+    number = kev.__version__
+    assert re.search(rf"^version: {number}$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert re.search(rf"^## {number} \(\d", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
 def test_links_are_the_projects():
     """Absolute, as PyPI has no files beside the page; what they name exists."""
     urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
