@@ -33,10 +33,14 @@ PLAINEST = recipes.Recipe(
 STEPS = 6  # an epoch of 48 pictures in batches of 8
 
 
-def build(**rates):
+def shallow_row(**changes):
     """The tiny network without the stages that halve nothing."""
-    row = tiny_efficientnet_row()
-    row = dataclasses.replace(row, stages=tuple(s for s in row.stages if s.stride == 2))
+    row = tiny_efficientnet_row(**changes)
+    return dataclasses.replace(row, stages=tuple(s for s in row.stages if s.stride == 2))
+
+
+def build(**rates):
+    row = shallow_row()
     return efficientnet_v2.build(row, weights=None, classes=4, input_shape=(32, 32, 3), **rates)
 
 
