@@ -4,16 +4,22 @@
     python docs/pictures.py runs/demo
 
 `report.png` is a photograph of the demo's report by headless Chromium, `history.png` its curves,
-`ramp.png` digits as the phases of a training show them, `models.png` the chart of docs/models.json.
+`ramp.png` digits as the phases of a training show them, `models.png` the chart of docs/models.json,
+`browser.png` the page of examples/browser, where KERAS_EFFV2_ORT_WEB names the runtime.
 """
 
 import argparse
+import functools
+import http.server
 import json
+import os
 import pathlib
 import shutil
 import subprocess
 import tempfile
+import threading
 
+import keras
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -108,11 +114,33 @@ def photograph(page, path, width=1000, height=5000):
                 f"--user-data-dir={home}",
                 f"--window-size={width},{height}",
                 f"--screenshot={path}",
-                pathlib.Path(page).resolve().as_uri(),
+                "--virtual-time-budget=20000",
+                page,
             ],
             check=True,
             capture_output=True,
         )
+
+
+def browser(run):
+    """The page of examples/browser with the demo's network and a digit."""
+    runtime = os.environ.get("KERAS_EFFV2_ORT_WEB")  # node_modules/onnxruntime-web/dist
+    if runtime is None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        shutil.copy(IMAGES.parents[1] / "examples" / "browser" / "index.html", folder)
+        shutil.copy(run / "labels.txt", folder)
+        shutil.copytree(runtime, folder / "ort")
+        kev.export(keras.saving.load_model(run / "model.keras"), folder / "model.onnx", "onnx")
+        digit = kev.data.load("digits").test.pictures[3]
+        Image.fromarray(digit).resize((56, 56), Image.BILINEAR).save(folder / "photo.png")
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            page = f"http://127.0.0.1:{server.server_port}/?size=56&ort=ort/&photo=photo.png"
+            photograph(page, IMAGES / "browser.png", 640, 640)
+            server.shutdown()
 
 
 def two_columns(path):
@@ -141,8 +169,9 @@ def main(run):
     IMAGES.mkdir(exist_ok=True)
     chart(json.loads((IMAGES.parent / "models.json").read_text(encoding="utf-8")))
     ramp()
-    photograph(run / "report.html", IMAGES / "report.png")
+    photograph((run / "report.html").resolve().as_uri(), IMAGES / "report.png")
     two_columns(IMAGES / "report.png")
+    browser(run)
     shutil.copy(run / "history.png", IMAGES / "history.png")
     for path in sorted(IMAGES.glob("*.png")):
         lighten(path, 900 if path.name == "ramp.png" else 1200)
