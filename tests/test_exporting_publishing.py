@@ -15,7 +15,7 @@ from conftest import build_convnet, tiny_data
 from hub_server import served
 
 import keras_effv2 as kev
-from keras_effv2 import cli, training
+from keras_effv2 import cli, evaluation, training
 from keras_effv2.exporting import page, publishing
 
 EXPECTED = {
@@ -55,6 +55,19 @@ def run(finished, tmp_path):
 def told(run, place="hf:me/flowers", licence="apache-2.0"):
     """The page that goes with a run."""
     return page.page(run, keras.saving.load_model(run / "model.keras"), EXPECTED, place, licence)
+
+
+def test_several_labels_a_picture_have_a_page_of_their_own(run):
+    """Mean average precision instead of top 1, and from where on each label is said."""
+    rng = np.random.default_rng(0)
+    scores = rng.random((40, 4)).astype("float32")
+    judged = evaluation.judge_several(scores, scores > 0.6, ("red", "green", "blue", "grey"))
+    (run / "evaluation.json").write_text(json.dumps(judged.summary()))
+    text = told(run)
+    assert "mean average precision 100.0% on 40 pictures" in text and "| red |" in text
+    assert (
+        "mean_average_precision" in text and "top 1" not in text.split("## Use")[0].split("---")[-1]
+    )
 
 
 @pytest.fixture
