@@ -78,14 +78,14 @@ def test_a_run_keeps_its_plan_and_ends_in_time(monkeypatch, tmp_path, caplog):
     options = {"weights": str(tmp_path / "s.weights.h5"), "image_size": 32, "hub": False}
     run = functools.partial(finetuning.finetune, "EfficientNetV2B0", tiny_data(), tmp_path / "run")
     page = sys.modules["keras_effv2.finetuning.finetune"]  # the function has its file's name
-    monkeypatch.setattr(page, "measured", lambda *_: (0.06, 0.0))  # two epochs take 58 s
-    result, _ = run(time_limit="1m", **options)
+    monkeypatch.setattr(page, "measured", lambda *_: (7.0, 0.0))  # two epochs take 56 min
+    result, _ = run(time_limit="1h", **options)
     assert len(result.history) == 2
     monkeypatch.setattr(page, "measured", None)
     resumed, _ = run(time_limit="35s", **options)  # too short for two, but they are done
     assert resumed.steps == resumed.resumed_from == result.steps
     recipe = dataclasses.replace(planned(32, 5), phases=ramp(5, 1, image_size=32))
-    limit = time_limit.TimeLimit(10, recipe)
+    limit = time_limit.TimeLimit(10 + time_limit.AFTER, recipe)
     limit.set_model(keras.Sequential())
     limit.model.stop_training = False
     limit.on_epoch_begin(0)

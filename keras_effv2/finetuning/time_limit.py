@@ -15,6 +15,7 @@ from keras_effv2.finetuning.planning import STEP
 SIZES = (96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
 ENOUGH = 4  # epochs; with fewer, smaller pictures do better
 AROUND = 30  # seconds for tracing and the report
+AFTER = 20  # of them after the training
 ITERATIONS = 900  # of the logistic regressions: nine solutions of about a hundred
 LATE = 1.1  # of the limit, past which no epoch is begun that would end there
 
@@ -128,7 +129,7 @@ class TimeLimit(keras.callbacks.Callback):
     """Ends a training before the epoch that would end past the limit.
 
     Args:
-        limit: Seconds from now on.
+        limit: Seconds from now on, for the training and what comes after it.
         recipe: A `Recipe` whose phases say their sizes.
     """
 
@@ -145,7 +146,7 @@ class TimeLimit(keras.callbacks.Callback):
         if epoch + 1 not in sides:
             return
         following = (now - self.begun) * (sides[epoch + 1] / sides[epoch]) ** 2
-        if now - self.start + following > LATE * self.limit:
+        if now - self.start + following + AFTER > LATE * self.limit:
             logging.warning(
                 "The time limit ends the training after epoch %d of %d: this machine is slower than it "
                 "was when it was timed.",
