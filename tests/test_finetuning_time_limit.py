@@ -92,7 +92,7 @@ def test_a_run_keeps_its_plan_and_ends_in_time(monkeypatch, tmp_path, caplog):
     limit.start = limit.begun = time.perf_counter() - 4  # an epoch of four seconds
     limit.on_epoch_end(0)
     assert not limit.model.stop_training
-    limit.start = time.perf_counter() - 8
+    limit.start = time.perf_counter() - 12
     limit.on_epoch_end(1)
     assert limit.model.stop_training and "ends the training after epoch 2 of 5" in caplog.text
     with pytest.raises(ValueError, match="says its epochs itself: leave `time_limit` out"):
