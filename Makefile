@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # what touches Keras and TensorFlow most, in about three minutes
-QUICK := $(addprefix tests/test_,compatibility.py graph.py hub.py layers_backend.py \
+QUICK := $(addprefix tests/test_,compatibility.py exporting_publishing.py graph.py hub.py layers_backend.py \
 	layers_batch_normalization.py layers_convolution.py layers_dropout.py models.py \
 	rematerialization.py weights_loading.py)
 
