@@ -229,13 +229,13 @@ def test_an_unknown_recipe_lists_the_known():
 
 
 @pytest.mark.parametrize(
-    "name, model", (("imagenet21k-ft1k", "EfficientNetV2-S"), ("imagenet21k", "coatnet2"))
+    "name, model", (("imagenet21k-ft1k", "EfficientNetS"), ("imagenet21k", "coatnet2b"))
 )
 def test_an_unknown_model_lists_the_known(name, model):
     with pytest.raises(ValueError) as error:
         recipes.get(name, model)
     known = ", ".join((*V2, *COATNET, "CoAtNet6", "CoAtNet7", *coatnet_rw.VARIANTS))
-    meant = {"EfficientNetV2-S": "EfficientNetV2S", "coatnet2": "CoAtNet2"}[model]
+    meant = {"EfficientNetS": "EfficientNetV2S", "coatnet2b": "CoAtNet2"}[model]
     assert str(error.value) == (
         f"There is no model '{model}'. Did you mean {meant}? Models: {known}; or the file NAME.json "
         "of a variant."

@@ -61,9 +61,10 @@ def find(model):
             "A model is named, is a Variant, or is a file that save_variant wrote. Received: "
             f"{type(model).__name__}."
         )
-    if (name := _named().get(_plain(model))) is not None:
+    named = _named()
+    if (name := named.get(_plain(model))) is not None:
         return VARIANTS[name]
-    near = difflib.get_close_matches(model, VARIANTS, n=3)
+    near = [named[key] for key in difflib.get_close_matches(_plain(model), named, n=1)]
     raise ValueError(
         f"There is no model {model!r}. {f'Did you mean {near[0]}? ' if near else ''}"
         f"Models: {', '.join(VARIANTS)}; or the file NAME.json of a variant."
