@@ -8,6 +8,7 @@ import pathlib
 import re
 import stat
 import tarfile
+import zipfile
 import zlib
 
 import filelock
@@ -55,11 +56,41 @@ def open_regular(path):
         ValueError: If it is no regular file.
     """
     path = expand(path)
+    check_regular(path)
+    return open(path, "rb")
+
+
+def check_regular(path):
+    """Refuses what is no regular file; errors as `open_regular`'s."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
         raise ValueError(f"{path} is {what}, not a file. Give a file.")
-    return open(path, "rb")
+
+
+def check_lines(labels):
+    """Refuses labels that labels.txt cannot hold: it has one a line."""
+    for name in labels:
+        if len(f"{name}.".splitlines()) > 1:
+            raise ValueError(
+                f"The label {name!r} has a line break, and labels.txt has one label a line. Give "
+                "labels without line breaks, or rename the class."
+            )
+
+
+def check_model_file(path):
+    """Says what can be said of a `.keras` file, or another that is to be there, without Keras.
+
+    Raises:
+        FileNotFoundError: If there is no such file or folder.
+        ValueError: If a `.keras` file is not whole.
+    """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"There is no model file {path}.")
+    if not os.path.isdir(path):
+        check_regular(path)
+    if path.endswith(".keras") and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no whole .keras file. It may be cut off: get it again.")
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_effv2.layers.pixels import SIDE, check_preprocessing, find_pixels, walk
+from keras_effv2.layers.pixels import SIDE, check_preprocessing, find_pixels, takes_hub_images, walk
 
 
 def side_of(model, image_size=None):
@@ -31,6 +31,11 @@ def side_of(model, image_size=None):
             f"image_size={image_size}: leave it out, or build the model without `input_shape`."
         )
     check_preprocessing(model)
+    if takes_hub_images(model):
+        raise ValueError(
+            f"Model {model.name!r} takes pixels 0..1, as its HubLayer does; here models take 0..255. "
+            "Put keras.layers.Rescaling(1 / 255) before the HubLayer."
+        )
     pixels = find_pixels(model)
     side = image_size or shape[1] or (pixels and pixels.image_size) or SIDE
     if side % side_multiple(model):

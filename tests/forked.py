@@ -37,6 +37,13 @@ class Process:
         )
         self._process.start()
 
+    def kill(self):
+        """Ends it by SIGKILL, unless it has ended; returns whether it was still running."""
+        running = self._process.is_alive()
+        self._process.kill()
+        self._process.join()
+        return running
+
     def finish(self, timeout=300):
         """Waits for its end; a `subprocess.CompletedProcess`."""
         self._process.join(timeout)

@@ -289,9 +289,15 @@ def test_what_a_model_file_names_runs_when_it_is_trusted(folder, tmp_path, capsy
     inputs = keras.Input((None, None, 3))
     x = keras.layers.GlobalAveragePooling2D()(inputs)
     hub = kev.export_hub(keras.Model(inputs, keras.layers.Dense(2)(x)), tmp_path / "hub")
-    keras.Sequential([inputs, kev.HubLayer(hub)]).save(tmp_path / "x.keras")
+    model = keras.Sequential([inputs, kev.HubLayer(hub)])
+    model.save(tmp_path / "x.keras")
     monkeypatch.setattr(kev.HubLayer, "trusted", set())
     command = ["predict", folder / "val" / "red" / "0.png", f"--model_file={tmp_path}/x.keras"]
     code, out, err = run(capsys, *command)
     assert code == 1 and f"to effv2 say --trust={hub}." in err
+    code, out, err = run(capsys, *command, f"--trust={hub}")
+    assert code == 1 and "takes pixels 0..1" in err and "Rescaling(1 / 255)" in err
+    keras.Sequential([inputs, keras.layers.Rescaling(1 / 255), *model.layers]).save(
+        tmp_path / "x.keras"
+    )
     assert run(capsys, *command, f"--trust={hub}")[0] == 0

@@ -1,5 +1,6 @@
 """Tables of one's own: right, or refused when they are given."""
 
+import os
 import pathlib
 
 import numpy as np
@@ -94,3 +95,10 @@ def test_labels_that_are_refused(paths, labels, message):
 def test_pictures_that_are_refused(pictures, message):
     with pytest.raises(ValueError, match=message):
         data.Split(NAMES, LABELS, pictures)
+
+
+def test_a_pipe_is_refused_when_it_is_given(paths, tmp_path):
+    """Who reads it waits for ever."""
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match="pipe.png is a pipe or a device, not a file"):
+        data.Split(NAMES, LABELS, [*paths[:5], tmp_path / "pipe.png"])

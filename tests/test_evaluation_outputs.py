@@ -111,3 +111,11 @@ def test_weights_that_are_no_numbers_are_named():
 def test_pixels_from_0_to_1_are_noticed(caplog):
     warn_of_small_pixels(np.full((1, 8, 8, 3), 0.9))
     assert "models here take 0..255, not 0..1" in caplog.text
+
+
+def test_classes_match_however_an_accent_is_written():
+    """macOS writes the names of folders with the accent as a letter of its own."""
+    model = build_convnet()
+    layers.find_pixels(model).class_names = ("caf\u00e9", "th\u00e9", "eau", "lait")
+    places, _ = evaluation.match_classes(model, ["the\u0301", "cafe\u0301"])
+    assert places.tolist() == [1, 0]

@@ -148,15 +148,18 @@ def test_layers_of_keras_that_draw_at_random(tmp_path, monkeypatch):
     close(tf.nn.softmax(served), model(images, training=False))
 
 
-def test_what_stands_before_a_hub_layer_takes_hub_images(tmp_path, monkeypatch):
+@pytest.mark.parametrize("scale", [1, 1 / 255])
+def test_what_stands_before_a_hub_layer_takes_hub_images(scale, tmp_path, monkeypatch):
+    """Unless it scales them: then the model takes 0..255, and its export 0..1 all the same."""
     monkeypatch.setattr(reusable, "verify", lambda *arguments: None)
     inner = kev.export_hub(small(), tmp_path / "inner")
     inputs = keras.Input((None, None, 3))
-    x = kev.HubLayer(inner)(keras.layers.Resizing(32, 32)(inputs))
-    model = keras.Model(inputs, keras.layers.Dense(4)(x))
+    x = keras.layers.Resizing(32, 32)(inputs)
+    x = x if scale == 1 else keras.layers.Rescaling(scale)(x)
+    model = keras.Model(inputs, keras.layers.Dense(4)(kev.HubLayer(inner)(x)))
     kev.export_hub(model, tmp_path / "hub")
     images = pictures(2, 48, 48) / 255
-    close(tf.saved_model.load(str(tmp_path / "hub"))(images), model(images))
+    close(tf.saved_model.load(str(tmp_path / "hub"))(images), model(images / scale))
 
 
 def test_mirrored_mixed_precision_model_exports(tmp_path):

@@ -87,3 +87,22 @@ def test_a_lock_keeps_another_process_out(tmp_path):
     with files.locked(tmp_path / "lock"):
         assert other() == "held"
     assert other() == "free"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\x0b", "\x85", "\u2028"])
+def test_a_label_is_a_line(end):
+    files.check_lines(["red", "light blue"])
+    with pytest.raises(ValueError, match="has a line break, and labels.txt has one label a line"):
+        files.check_lines(["red", f"light blue{end}"])
+
+
+def test_a_model_file_is_a_file(tmp_path):
+    """A pipe would be waited for."""
+    os.mkfifo(tmp_path / "a.keras")
+    with pytest.raises(ValueError, match="a.keras is a pipe or a device, not a file"):
+        files.check_model_file(str(tmp_path / "a.keras"))
+    (tmp_path / "b.keras").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="b.keras is no whole .keras file"):
+        files.check_model_file(str(tmp_path / "b.keras"))
+    with pytest.raises(FileNotFoundError, match="no model file"):
+        files.check_model_file(str(tmp_path / "c.keras"))

@@ -1,6 +1,8 @@
 """A run that is killed, starved or damaged ends as the run that was left alone."""
 
 import errno
+import random
+import time
 
 import forked
 import numpy as np
@@ -29,10 +31,10 @@ def state(workdir):
     return arrays, meta["history"]
 
 
-def assert_as(undisturbed, workdir):
+def assert_as(undisturbed, workdir, steps=STEPS):
     """Weights, averages, slots and random states are the same to the last bit."""
     (arrays, history), (expected, expected_history) = state(workdir), undisturbed
-    assert history[-1]["steps"] == expected_history[-1]["steps"] == STEPS
+    assert history[-1]["steps"] == expected_history[-1]["steps"] == steps
     assert set(arrays) == set(expected)
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
@@ -58,6 +60,35 @@ def test_killed(deaths, undisturbed, tmp_path):
     assert done.returncode == 0, done.stderr
     assert_as(undisturbed, tmp_path)
     assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+@pytest.mark.slow
+def test_sixty_kills_at_random_moments(tmp_path):
+    """Several steps a call, batches that grow, patience; runs are begun anew until 60 have died."""
+    done = run(tmp_path / "quiet", "--storm")
+    assert done.returncode == 0, done.stderr
+    dice, kills, whole = random.Random(0), 0, 0
+    while kills < 60 or not whole:
+        workdir = tmp_path / f"run{whole}"
+        process = forked.Process(train_tiny.__file__, workdir, "--storm")
+        time.sleep(dice.uniform(0, 6))
+        if process.kill():
+            kills += 1
+            continue
+        assert process.finish().returncode == 0
+        assert_as(state(tmp_path / "quiet"), workdir, steps=18)
+        whole += 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deaths", [["9:SIGKILL", "15:SIGTERM"], ["write:3:SIGKILL", "15:SIGKILL"]])
+def test_killed_in_a_storm(deaths, tmp_path):
+    for death in deaths:
+        assert run(tmp_path / "run", "--storm", f"--die={death}").returncode in (143, -9)
+    for name in ("run", "quiet"):
+        done = run(tmp_path / name, "--storm")
+        assert done.returncode == 0, done.stderr
+    assert_as(state(tmp_path / "quiet"), tmp_path / "run", steps=18)
 
 
 def test_torn_checkpoint_and_full_disk(undisturbed, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import train_tiny
-from conftest import dense, mirrored, tiny_data
+from conftest import build_convnet, dense, mirrored, tiny_data
 
 from keras_effv2 import layers, progressive, recipes, training
 from keras_effv2.training import checkpoints
@@ -190,9 +190,9 @@ class Poison(keras.callbacks.Callback):
 def test_loss_that_is_not_finite(quiet_train, tmp_path):
     recipe = recipes.Recipe("tiny", "tests", 3, 8, 1e-3)
     with pytest.raises(FloatingPointError, match=r"step 9, epoch 1, phase .* checkpoint: step 6\."):
-        quiet_train(train_tiny.build, tiny_data(), recipe, callbacks=[Poison(8)])
+        quiet_train(build_convnet, tiny_data(), recipe, callbacks=[Poison(8)])
     result = quiet_train(
-        train_tiny.build,
+        build_convnet,
         tiny_data(),
         recipe,
         tmp_path / "rolled",

@@ -1,6 +1,8 @@
 """What a run is made of: which models, recipes and workdirs fit, and which are refused."""
 
 import dataclasses
+import errno
+import os
 
 import keras
 import numpy as np
@@ -57,6 +59,27 @@ def test_layers_of_ones_own_are_no_obstacle(quiet_train, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("name", ["model.keras", "labels.txt", "summary.json", "history.png"])
+def test_a_disk_that_is_full_at_the_end_costs_no_training(name, quiet_train, tmp_path, monkeypatch):
+    """The checkpoint is there: the same call writes what is missing, and trains no step."""
+    recipe = recipes.Recipe("tiny", "tests", 1, 8, 1e-3)
+    replace = os.replace
+
+    def full(source, target):
+        if os.path.basename(target) == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match=f"{name} could not be written .No space left.*Make room"):
+            quiet_train(lambda: dense(4), tiny_data(), recipe)
+    assert not (tmp_path / "run" / name).exists()
+    result = quiet_train(lambda: dense(4), tiny_data(), recipe)
+    assert result.resumed_from == result.steps == 6 and (tmp_path / "run" / name).stat().st_size
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".1")]
+
+
 def test_refusals(quiet_train, tmp_path):
     recipe, data = recipes.Recipe("tiny", "tests", 1, 8, 1e-3), tiny_data()
     half = dataclasses.replace(recipe, precision="mixed_bfloat16")
@@ -85,6 +108,8 @@ def test_refusals(quiet_train, tmp_path):
     refused("The workdir is a local path. Received: gs://b/run", workdir="gs://b/run")
     wild = dataclasses.replace(recipe, crop_area=(0.5, 0.1))
     refused(r"`crop_area` is .* Received: \(0.5, 0.1\)", recipe=wild)
+    lines = dataclasses.replace(data, class_names=("red", "green", "blue", "no\ncolour"))
+    refused(r"The label 'no\\ncolour' has a line break", data=lines)
     refused("works on one device; this strategy has 2", strategy=mirrored(2), jit_compile=True)
 
 

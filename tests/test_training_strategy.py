@@ -93,6 +93,20 @@ def test_two_workers(alone, tmp_path):
     assert_as(alone, tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_is_killed_after_a_checkpoint(victim, alone, tmp_path):
+    """The other ends with an error, and both together go on from the checkpoint."""
+    options = [[], []]
+    options[victim] = ["--die=8:SIGKILL"]
+    codes, outputs = run_workers(tmp_path, *options)
+    assert codes[victim] == -9 and codes[1 - victim] not in (0, None), outputs
+    assert checkpoints.load_newest(tmp_path / "checkpoints")[1]["step"] == 6
+    codes, outputs = run_workers(tmp_path, [], [])
+    assert codes == [0, 0], outputs
+    assert_as(alone, tmp_path)
+
+
 def run_workers(workdir, *flags):
     """Exit codes and outputs of two workers that train together."""
     workers = [f"127.0.0.1:{free_port()}" for _ in flags]

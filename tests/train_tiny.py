@@ -20,12 +20,19 @@ DIE = flags.DEFINE_string("die", "", "When to die and of which signal.")
 ROOM = flags.DEFINE_integer("room", 0, "Bytes of the largest file that may be written.")
 STRATEGY = flags.DEFINE_string("strategy", "one", "Name of a strategy; pair is over two CPUs.")
 PLAIN = flags.DEFINE_bool("plain", False, "Without any randomness but the order.")
+STORM = flags.DEFINE_bool("storm", False, "Several steps a call, batches that grow, patience.")
 
 PHASES = progressive.ramp(
     4, 2, image_size=(32, 48), dropout=(0.1, 0.4), drop_path=(0.0, 0.2), randaugment=(2, 8)
 )
 PROGRESSIVE = recipes.Recipe(
     "tiny", "tests", 4, 8, 1e-3, weight_decay=1e-4, ema=0.9, clip=1.0, phases=PHASES
+)
+STORMY = dataclasses.replace(
+    PROGRESSIVE,
+    phases=progressive.ramp(4, 2, image_size=(32, 48), dropout=(0.1, 0.4), batch_size=(8, 16)),
+    patience=3,
+    checkpoint_steps=5,
 )
 PLAINEST = recipes.Recipe(
     "plain", "tests", 2, 8, 0.05, optimizer="sgd", ema=0.9, clip=0.5, label_smoothing=0.1
@@ -85,11 +92,12 @@ def main(argv):
     training.train(
         build_convnet,
         tiny_data(),
-        PLAINEST if PLAIN.value else PROGRESSIVE,
+        PLAINEST if PLAIN.value else STORMY if STORM.value else PROGRESSIVE,
         argv[1],
         mirrored(2) if STRATEGY.value == "pair" else STRATEGY.value,
         callbacks=callbacks,
         progress=False,
+        steps_per_call=3 if STORM.value else None,
     )
 
 

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import sys
-import zipfile
 
 from absl import flags
 
@@ -206,12 +205,7 @@ def check_model(values, fresh=False):
     if values.model_file and values.weights:
         raise UsageError("--model_file has weights of its own; leave out --weights")
     if values.model_file and not values.model_file.startswith("hf://"):
-        if not os.path.exists(values.model_file):
-            raise FileNotFoundError(f"There is no model file {values.model_file}.")
-        if values.model_file.endswith(".keras") and not zipfile.is_zipfile(values.model_file):
-            raise ValueError(
-                f"{values.model_file} is no whole .keras file. It may be cut off: get it again."
-            )
+        files.check_model_file(values.model_file)
     elif values.weights:
         check_weights(values.model, values.weights)
     elif not values.model_file and not fresh and not list_weights(values.model):

@@ -87,4 +87,6 @@ def check_pictures(pictures):
             )
         name = os.fsdecode(name)
         names.append(files.expand(name) if name.startswith(("~", "$")) else name)
+        with contextlib.suppress(OSError):  # what is missing is named when it is read
+            files.check_regular(names[-1])
     return names

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_effv2 import files, graph, needs
+from keras_effv2 import files, graph, layers, needs
 from keras_effv2.data import Data
 from keras_effv2.evaluation import calibration
 from keras_effv2.evaluation.calibration import calibration_error, rejection, tempered
@@ -143,6 +143,7 @@ def evaluate(
     >>> result.split, result.confusion.shape, 0 <= result.top1 <= 1
     ('validation', (10, 10), True)
     """
+    layers.require_tensorflow("Evaluation")
     have = [name for name in ("test", "validation", "train") if getattr(data, name) is not None]
     if split not in (None, *have):
         raise ValueError(f"{data.name} has no split {split!r}. Splits: {', '.join(have)}.")

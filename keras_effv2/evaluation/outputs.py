@@ -1,5 +1,7 @@
 """What a model's outputs say: probabilities, of which classes."""
 
+import unicodedata
+
 import numpy as np
 import tensorflow as tf
 from absl import logging
@@ -144,13 +146,19 @@ def match_classes(model, class_names):
                 f"has {len(class_names)} classes. Evaluate it on data with {count} classes."
             )
         return np.arange(count), tuple(class_names)
-    unknown = [name for name in class_names if name not in own]
+    own = [_composed(name) for name in own]
+    unknown = [name for name in class_names if _composed(name) not in own]
     if unknown:
         raise ValueError(
             f"The model does not know the class {unknown[0]!r}. Its classes: "
             f"{', '.join(own[:10])}{' ...' if len(own) > 10 else ''}. Rename the class folder."
         )
-    return np.array([own.index(name) for name in class_names]), tuple(own)
+    return np.array([own.index(_composed(name)) for name in class_names]), tuple(own)
+
+
+def _composed(name):
+    """A name as most systems write it: some spell an accent as a letter of its own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def warn_of_small_pixels(images):

@@ -17,7 +17,6 @@ from keras_effv2.exporting.views import (
     pooled,
     pyramid_of,
     saved_models_in,
-    takes_hub_images,
 )
 
 KINDS = ("classification", "feature_vector")
@@ -135,7 +134,7 @@ def _from_hub_images(net, outputs):
     whole = keras.Model(net.inputs, outputs)
 
     def compute(images, training):
-        if not takes_hub_images(net):
+        if not layers.takes_hub_images(net):
             images = images * 255.0
         if pixels is not None and not pixels.enabled:
             images = layers.normalize(images, pixels.pixels)

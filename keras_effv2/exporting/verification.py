@@ -16,7 +16,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_effv2 import graph, layers
-from keras_effv2.exporting.views import takes_hub_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +174,7 @@ def _in_fresh_process(folder, images):
 def _outputs(model, images):
     """What the model itself gives for images in [0, 1]."""
     pixels = layers.find_pixels(model)
-    images = images if takes_hub_images(model) else images * np.float32(255)
+    images = images if layers.takes_hub_images(model) else images * np.float32(255)
     if pixels is not None and not pixels.enabled:
         images = layers.normalize(images, pixels.pixels)
     return np.asarray(model(tf.constant(images), training=False), "float64")

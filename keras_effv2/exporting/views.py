@@ -5,7 +5,7 @@ import contextlib
 import keras
 from absl import logging
 
-from keras_effv2 import graph, layers
+from keras_effv2 import files, graph, layers
 
 _POOLING = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
 
@@ -46,12 +46,7 @@ def labels_of(model, kind, labels):
     count = model.outputs[0].shape[-1]
     if kind == "classification" and len(labels) not in (count, max(2, count)):
         raise ValueError(f"There are {len(labels)} labels for {count} classes. Give one a class.")
-    for name in labels:
-        if len(f"{name}.".splitlines()) > 1:
-            raise ValueError(
-                f"The label {name!r} has a line break, and labels.txt has one label a line. Give "
-                "`labels` without line breaks, or rename the class."
-            )
+    files.check_lines(labels)
     return labels
 
 
@@ -84,12 +79,6 @@ def pyramid_of(net):
 def saved_models_in(net):
     """The SavedModels inside a model; they have variables that are no weights, such as seeds."""
     return [layer.module for layer in layers.walk(net) if hasattr(layer, "module")]
-
-
-def takes_hub_images(net):
-    """Whether the model is built on a layer that takes [0, 1], as TF Hub's models do."""
-    on_hub = any(getattr(layer, "takes_hub_images", False) for layer in layers.walk(net))
-    return on_hub and layers.find_pixels(net) is None
 
 
 @contextlib.contextmanager

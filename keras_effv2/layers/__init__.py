@@ -12,6 +12,7 @@ from keras_effv2.layers.pixels import (
     check_preprocessing,
     find_pixels,
     normalize,
+    takes_hub_images,
     walk,
 )
 
@@ -34,6 +35,7 @@ __all__ = [
     "portable",
     "replicas",
     "require_tensorflow",
+    "takes_hub_images",
     "silu",
     "squeeze_excite",
     "walk",

@@ -170,6 +170,14 @@ def walk(model):
             yield from walk(layer)
 
 
+def takes_hub_images(model):
+    """Whether a model is built on a layer that takes [0, 1], as TF Hub's do, and scales none itself."""
+    found = list(walk(model))
+    scaling = (Pixels, keras.layers.Rescaling, keras.layers.Normalization)
+    on_hub = any(getattr(layer, "takes_hub_images", False) for layer in found)
+    return on_hub and not any(isinstance(layer, scaling) for layer in found)
+
+
 def check_preprocessing(model):
     """Refuses a model that does not normalise pixels itself."""
     pixels = find_pixels(model)

@@ -28,10 +28,7 @@ def load_keras(path: str | os.PathLike) -> keras.Model:
             f"{path} is no model that Keras saved, but an export or a folder: give the .keras file "
             "(`predict` and `evaluate` take exports too)."
         )
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no model file {path}.")
-    if path.endswith(".keras") and not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no whole .keras file. It may be cut off: get it again.")
+    files.check_model_file(path)
     try:
         return keras.models.load_model(path)
     except Exception as error:  # of any class: what a file holds decides what fails

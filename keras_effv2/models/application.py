@@ -16,6 +16,7 @@ from absl import logging
 from keras_effv2 import layers
 from keras_effv2 import weights as checkpoints
 
+_OLDER = " of tf_keras, which is Keras 2 and takes what export_hub writes: hub.KerasLayer(path)."
 REDUCTIONS = tuple(f"reduction_{i}" for i in range(1, 6))
 
 
@@ -78,6 +79,7 @@ def build(
 ):
     """Builds any variant of any family; the arguments are those of the builders, see `builder`."""
     channels = _check(variant, family, include_top, input_tensor, input_shape, pooling, classes)
+    _check_channels(channels, variant.name, weights)
     if features is not None:
         features = _check_features(features, family.levels)
         include_top, pooling = False, None
@@ -203,9 +205,10 @@ def _check(variant, family, include_top, input_tensor, input_shape, pooling, cla
     shape = input_shape
     if input_tensor is not None:
         if not keras.backend.is_keras_tensor(input_tensor):
+            kind = type(input_tensor)
             raise ValueError(
-                "`input_tensor` is a Keras tensor, the output of keras.Input or of a layer. "
-                f"Received: {type(input_tensor).__name__}."
+                "`input_tensor` is a Keras tensor, the output of keras.Input or of a layer. Received: "
+                f"{kind.__name__}{_OLDER if kind.__module__.startswith('tf_keras') else '.'}"
             )
         shape = tuple(input_tensor.shape[1:])
         if input_shape is not None and tuple(input_shape) != shape:
@@ -233,6 +236,16 @@ def _check(variant, family, include_top, input_tensor, input_shape, pooling, cla
                 f"Received: input_shape={tuple(shape)}. The nearest to {side} is {nearest}."
             )
     return shape[-1]
+
+
+def _check_channels(channels, name, weights):
+    """Refuses released weights for another number of channels, before they are fetched."""
+    if channels != 3 and any(row.tag == weights for row in checkpoints.list_weights(name)):
+        raise ValueError(
+            f"weights={weights!r} are for 3 channels, the input has {channels}. Give 3 as "
+            "`input_tensor`: keras.layers.Concatenate()([x] * 3) of a grey x, "
+            "keras.layers.Conv2D(3, 1)(x) of more; or weights=None and pixels='128'."
+        )
 
 
 def _check_features(features, levels):

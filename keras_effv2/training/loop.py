@@ -103,11 +103,12 @@ def train(
 
 
 def check_trainable(data: Data) -> Split:
-    """Gives the training split; refuses a data set that is for testing only."""
+    """Gives the training split; refuses a data set for testing only, and names of several lines."""
     if data.train is None:
         raise ValueError(
             f"{data.name} has no split to train on, only one to evaluate: train on another set."
         )
+    files.check_lines(data.class_names)
     return data.train
 
 
