@@ -124,7 +124,7 @@ def test_model_card(network):
         "Multiply-adds",
         "[0, 1]",
         "10 classes",
-        "Licence",
+        "licence",
         "hub.KerasLayer",
         "HubLayer",
         "tf.saved_model",
