@@ -45,11 +45,12 @@ def test_gradcam_looks_into_nested_models(kind, tiny_effnet):
         evaluation.gradcam(model, images, layer="avg")
 
 
-def test_attention_maps_are_probabilities(tiny_coatnet):
-    model = tiny_coatnet(input_shape=(64, 64, 3))
+@pytest.mark.parametrize("family, heads", [("tiny_coatnet", 4), ("tiny_coatnet_rw", 1)])
+def test_attention_maps_are_probabilities(family, heads, request):
+    model = request.getfixturevalue(family)(input_shape=(64, 64, 3))
     images = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
     maps = evaluation.attention_maps(model, images)
-    assert maps.shape == (1, 4, 4, 4)  # heads of 4 channels in 16, a grid of 2 x 2
+    assert maps.shape == (1, heads, 4, 4)  # a grid of 2 x 2; heads of 4 channels in 16, or one
     np.testing.assert_allclose(maps.sum(-1), 1, atol=1e-5)
     assert (maps >= 0).all()
 
