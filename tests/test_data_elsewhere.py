@@ -10,6 +10,7 @@ from made_pictures import encoded, noise
 
 from keras_effv2 import data
 from keras_effv2.data import elsewhere
+from keras_effv2.data.records import Records
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
@@ -107,3 +108,33 @@ def test_bytes_and_paths_of_datasets(tmp_path):
     found = elsewhere._Rows(rows, "image", "label", datasets)
     assert [found[i]["image"] for i in range(2)] == [content] * 2 and len(found) == 2
     assert io.BytesIO(found[0]["image"]).read(4) == b"\x89PNG" and pathlib.Path(tmp_path).exists()
+
+
+def test_hidden_labels_are_no_labels(tmp_path, monkeypatch):
+    """Contests write -1 or nothing into their test splits: it is no class, least of all the last."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    feature = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])}
+    )
+
+    def rows(labels):
+        pictures = [{"bytes": encoded(noise(i)), "path": None} for i in range(len(labels))]
+        return datasets.Dataset.from_dict({"image": pictures, "label": labels}, feature)
+
+    for hidden in ([-1] * 4, [None] * 4):
+        splits = {"train": rows([0, 1, 2] * 4), "test": rows(hidden)}
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(splits))  # noqa: B023
+        found = data.load("hf:me/contest", validation=0.25)
+        assert len(found.test) == 3  # a part of the training pictures
+        assert found.test.class_counts().sum() == 3
+    splits["train"] = rows([0, 1, -1] * 4)
+    with pytest.raises(ValueError, match="from 0 to 2. Received: label=-1, which may mean"):
+        data.load("hf:me/contest", validation=0.25).train.class_counts()
+
+
+def test_a_picture_without_any_of_several_labels():
+    records = Records(("a", "b"), [{"i": encoded(noise(0)), "l": []}], "i", "l", several=True)
+    np.testing.assert_array_equal(records.class_counts(), [0, 0])
+    _, targets, _ = next(iter(records.eval_batches(image_size=32, batch_size=1)))
+    np.testing.assert_array_equal(targets, [[0, 0]])

@@ -169,3 +169,16 @@ def test_rows_of_0_and_1_are_given_as_such():
     with pytest.raises(ValueError, match=r"array of 0 and 1, \(n, 2\). Received: int64 \(3,\)"):
         data.Split(("a", "b"), [0, 1, 1], pictures, several=True)
     assert tf.reduce_sum(next(iter(split.eval_batches(image_size=8, batch_size=3)))[1]) == 3
+
+
+def test_whole_numbers_keep_their_order_and_a_missing_cell_its_row(photos, tmp_path):
+    labels = [*range(12)] * 2
+    frame = pandas.DataFrame({"image": [str(tmp_path / name) for name in photos[:24]]})
+    frame["label"] = labels
+    found = data.load(frame, validation=0)
+    assert found.class_names == tuple(map(str, range(12)))
+    np.testing.assert_array_equal(found.train.labels, labels)
+    frame["label"] = frame["label"].astype("string")
+    frame.loc[3, "label"] = pandas.NA
+    with pytest.raises(ValueError, match="row 3: the label .label. is blank"):
+        data.load(frame, validation=0)

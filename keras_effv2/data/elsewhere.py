@@ -62,10 +62,13 @@ def load_hugging_face(name, validation, seed):
         for ours, key in keys.items()
         if key
     }
+    splits = {ours: records for ours, records in splits.items() if records.is_labelled()}
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
     if "train" not in splits:
-        raise ValueError(f"hf:{name} has no split 'train'. Its splits: {', '.join(found)}.")
+        raise ValueError(
+            f"hf:{name} has no split 'train' with labels. Its splits: {', '.join(found)}."
+        )
     for split, offset in (("test", 1), ("validation", 0)):
         if split not in splits and validation:
             splits["train"], splits[split] = splits["train"].carve(validation, seed + offset)

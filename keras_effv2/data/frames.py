@@ -165,8 +165,15 @@ def _single(frame, name, column):
             f"{name}, row {_row(frame, texts.index(''))}: the label ({column}) is blank. Fill it in "
             "or remove the row."
         )
-    names, labels = np.unique(np.array(texts, object).astype(str), return_inverse=True)
-    return tuple(map(str, names)), labels.reshape(-1), False
+    names = _in_order(set(texts))
+    number = {text: i for i, text in enumerate(names)}
+    return names, np.array([number[text] for text in texts]), False
+
+
+def _in_order(names):
+    """Names as they are sorted; whole numbers by size, so that 0 to k-1 keep theirs."""
+    numbers = all(text.isascii() and text.isdigit() and str(int(text)) == text for text in names)
+    return tuple(sorted(names, key=int if numbers else str))
 
 
 def _of_lists(values):
@@ -178,7 +185,7 @@ def _of_lists(values):
         separator = next((s for s in SEPARATORS if any(s in text for text in texts)), None)
         found = [[part.strip() for part in text.split(separator)] for text in texts]
     found = [set(filter(None, row)) for row in found]
-    names = tuple(sorted(set().union(*found)))
+    names = _in_order(set().union(*found))
     rows = np.array([[name in row for name in names] for row in found], "int8")
     return names, rows.reshape(len(found), len(names)), True
 
@@ -204,7 +211,10 @@ def _is_binary(values):
 
 def _text(value):
     """A cell as text; "" for a missing one."""
-    return "" if value is None or value != value else str(value).strip()
+    import pandas
+
+    missing = value is None or (pandas.api.types.is_scalar(value) and pandas.isna(value))
+    return "" if missing else str(value).strip()
 
 
 def _paths(frame, name, column, folder):

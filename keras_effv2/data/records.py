@@ -44,7 +44,7 @@ class Records(Split):
     @functools.cached_property
     def _counts(self):
         few = np.random.default_rng(0).permutation(len(self))[:SAMPLE]
-        labels = [np.atleast_1d(self.source[int(i)][self.label]) for i in self.indices[few]]
+        labels = [self._classes(self.source[int(i)]) for i in self.indices[few]]
         counts = np.bincount(np.concatenate(labels), minlength=len(self.class_names))
         return np.rint(counts * (len(self) / len(few))).astype("int64")
 
@@ -62,13 +62,25 @@ class Records(Split):
     def is_labelled(self):
         """Whether the pictures have labels: contests keep those of test splits, and write -1."""
         first = self.source[int(self.indices[0])][self.label]
-        return bool((np.atleast_1d(first) >= 0).all())
+        return first is not None and bool((np.atleast_1d(first) >= 0).all())
+
+    def _classes(self, record):
+        """The classes of a record: whole numbers, none for a picture without any of several."""
+        label, count = record[self.label], len(self.class_names)
+        classes = np.atleast_1d(np.asarray(label if label is not None else -1))
+        classes = classes.astype("int64") if classes.size else np.zeros(0, "int64")
+        if ((classes < 0) | (classes >= count)).any():
+            raise ValueError(
+                f"A label is from 0 to {count - 1}. Received: {self.label}={label!r}, which may mean "
+                "that it is hidden; leave such pictures out."
+            )
+        return classes
 
     def _raw(self, order):
         def fetch(position):
             record = self.source[int(self.indices[position])]
             target = np.zeros(len(self.class_names), "float32")
-            target[np.atleast_1d(record[self.label])] = 1.0
+            target[self._classes(record)] = 1.0
             return record[self.image], target
 
         def read(i):
