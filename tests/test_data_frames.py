@@ -180,5 +180,5 @@ def test_whole_numbers_keep_their_order_and_a_missing_cell_its_row(photos, tmp_p
     np.testing.assert_array_equal(found.train.labels, labels)
     frame["label"] = frame["label"].astype("string")
     frame.loc[3, "label"] = pandas.NA
-    with pytest.raises(ValueError, match="row 3: the label .label. is blank"):
+    with pytest.raises(ValueError, match="row 4: the label .label. is blank"):
         data.load(frame, validation=0)

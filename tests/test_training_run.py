@@ -152,7 +152,8 @@ def test_a_head_that_takes_one_size_is_trained_at_it(replicas, quiet_train):
 def test_a_head_and_its_loss_fit_each_other(head, loss, quiet_train, tmp_path):
     """What the model says is what was trained: its own outputs have the loss that is reported."""
     inputs = keras.Input((None, None, 3))
-    x = keras.layers.GlobalAveragePooling2D()(layers.Pixels("128")(inputs))
+    before = layers.Pixels("128", temperature=0.5, unknown_below=0.9, thresholds=[0.5] * 4)
+    x = keras.layers.GlobalAveragePooling2D()(before(inputs))
     model = keras.Model(inputs, keras.layers.Dense(4, activation=head)(x))
     phases = (progressive.Phase(0, 1, image_size=32),)
     recipe = recipes.Recipe("tiny", "tests", 1, 8, 1e-2, loss=loss, phases=phases)
@@ -163,6 +164,8 @@ def test_a_head_and_its_loss_fit_each_other(head, loss, quiet_train, tmp_path):
     row = quiet_train(model, tiny_data(), recipe).history[-1]
     stored = keras.models.load_model(tmp_path / "run" / "model.keras")
     assert layers.find_pixels(stored).activation == loss
+    for pixels in (before, layers.find_pixels(stored)):  # it was judged before it was trained
+        assert (pixels.temperature, pixels.unknown_below, pixels.thresholds) == (None, None, None)
     split = tiny_data().validation
     outputs = stored.predict(split.pictures.astype("float32"), verbose=0).astype("float64")
     targets = np.eye(4)[split.labels]

@@ -84,7 +84,6 @@ class Pixels(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.pixels = check_pixels(pixels)
-        photos.check_geometry(crop, resize)
         self.enabled = enabled
         self.image_size = image_size
         photos.check_geometry(crop, resize)
@@ -109,6 +108,10 @@ class Pixels(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+    def forget_confidence(self):
+        """Says nothing of confidence any more: the head has been trained since it was judged."""
+        self.temperature = self.unknown_below = self.thresholds = None
 
     def contract(self):
         """Everything the layer says, as a dictionary that JSON can hold."""

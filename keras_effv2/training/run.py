@@ -184,12 +184,14 @@ class Run:
             pixels.image_size = self.eval_size
             pixels.crop, pixels.resize = self.recipe.crop, "bilinear"
             pixels.activation = self.activation
+            pixels.forget_confidence()
         if self.is_chief:
             records.write_results(self.workdir, self.model, self.data, self.recipe, self.progress)
         if self.given is not None and self.given is not self.model:
             self.given.set_weights(self.model.get_weights())
             theirs = layers.find_pixels(self.given)
             if theirs is not None:
+                theirs.forget_confidence()
                 for key, value in pixels.contract().items():
                     setattr(theirs, key, value)
 
