@@ -1,7 +1,6 @@
 """Fine-tuning: what learns, the solved head, the plan, and the whole way on a tiny network."""
 
 import dataclasses
-import functools
 import json
 import shutil
 import signal
@@ -263,11 +262,13 @@ def test_interrupted_it_goes_on_without_solving_the_head_again(start, tmp_path, 
     options = {"weights": start[1], "epochs": 2, "image_size": 32, "batch_size": 8, "hub": False}
     colours = tiny_data()
     whole, _ = finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "whole", **options)
+    train, die = training.train, train_tiny.Die(8, signal.SIGTERM)
+
+    def dying(*arguments, callbacks=(), **others):
+        return train(*arguments, callbacks=[*callbacks, die], progress=False, **others)
+
     with monkeypatch.context() as patch:
-        die = train_tiny.Die(8, signal.SIGTERM)
-        patch.setattr(
-            training, "train", functools.partial(training.train, callbacks=[die], progress=False)
-        )
+        patch.setattr(training, "train", dying)
         with pytest.raises(SystemExit):
             finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "run", **options)
     page = sys.modules["keras_effv2.finetuning.finetune"]  # the function has its file's name
