@@ -156,17 +156,18 @@ def test_real_weights_equal_keras_applications(shared):
 
 
 @pytest.mark.parametrize("form", ["run.weights.h5", "run.keras"])
-def test_geometry_travels_with_a_file(form, tiny_effnet, tmp_path):
-    """Size, crop and resizing of the pictures are those that the weights were made with."""
+def test_the_contract_travels_with_a_file(form, tiny_effnet, tmp_path):
+    """Size, crop and resizing of the pictures, and below what confidence a picture is unknown."""
     model = tiny_effnet()
     pixels = layers.find_pixels(model)
     pixels.image_size, pixels.crop, pixels.resize = 160, "automl", "bicubic"
+    pixels.temperature, pixels.unknown_below, pixels.thresholds = 0.5, 0.8, (0.25,) * 10
     path = str(tmp_path / form)
     model.save_weights(path) if form.endswith("h5") else model.save(path)
     found = layers.find_pixels(tiny_effnet(weights=path))
-    assert (found.image_size, found.crop, found.resize) == (160, "automl", "bicubic")
+    assert found.contract() == pixels.contract()
     fresh = layers.find_pixels(tiny_effnet(weights=path, classes=3))
-    assert fresh.image_size != 160  # another head, another task
+    assert fresh.image_size != 160 and fresh.unknown_below is None  # another head, another task
     if form.endswith("h5"):
         other = tiny_effnet()
         other.load_weights(path)

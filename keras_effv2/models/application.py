@@ -186,7 +186,7 @@ def _load(model, checkpoint, contract, own, prefix, classes):
         return
     contract.activation = checkpoint.activation or contract.activation
     contract.class_names = checkpoint.class_names or contract.class_names
-    for key, value in checkpoint.geometry.items():
+    for key, value in checkpoint.use.items():
         setattr(contract, key, value)
 
 

@@ -123,7 +123,7 @@ def _of_release(checkpoint, row):
         checkpoint,
         pixels=row.pixels,
         activation=row.activation,
-        geometry={key: value for key, value in geometry.items() if value} or checkpoint.geometry,
+        use={key: value for key, value in geometry.items() if value} or checkpoint.use,
         built_for=row.image_size,
     )
 

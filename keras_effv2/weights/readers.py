@@ -30,7 +30,8 @@ class Checkpoint:
         pixels: The contract it was made for; None if the file does not say.
         activation: Activation its head was trained with; None if the file does not say.
         class_names: Names of its outputs, if known.
-        geometry: `image_size`, `crop` and `resize` of its pictures, as far as the file says.
+        use: `image_size`, `crop` and `resize` of its pictures, `temperature`, `unknown_below` and
+            `thresholds` of its head, as far as the file says.
         built_for: Side in pixels that its tables of biases are for; None: the variant's own.
     """
 
@@ -41,7 +42,7 @@ class Checkpoint:
     pixels: str | None = None
     activation: str | None = None
     class_names: tuple | None = None
-    geometry: dict = dataclasses.field(default_factory=dict)
+    use: dict = dataclasses.field(default_factory=dict)
     built_for: int | None = None
 
 
@@ -183,13 +184,14 @@ def _read_keras3(layers, origin):
         pixels=contract.get("pixels"),
         activation=contract.get("activation"),
         class_names=tuple(contract["class_names"]) if contract.get("class_names") else None,
-        geometry=_geometry(contract),
+        use=_use(contract),
     )
     return _with_classes(checkpoint)
 
 
-def _geometry(contract):
-    return {key: contract[key] for key in ("image_size", "crop", "resize") if contract.get(key)}
+def _use(contract):
+    keys = ("image_size", "crop", "resize", "temperature", "unknown_below", "thresholds")
+    return {key: contract[key] for key in keys if contract.get(key)}
 
 
 def _read_keras_archive(path):
@@ -298,6 +300,6 @@ def _read_saved_model(path):
             pixels=card["pixels"],
             activation=card["activation"],
             class_names=tuple(card["class_names"]) if card["class_names"] else None,
-            geometry=_geometry(card),
+            use=_use(card),
         )
     )
