@@ -22,12 +22,10 @@ def saved_model(path):
     import tensorflow as tf
 
     loaded = tf.saved_model.load(path)
-    card = {}
-    for name in ("keras_effv2.json", "export.json"):
-        file = os.path.join(path, "assets.extra", name)
-        if not card and name == CARD and os.path.exists(file):
-            with open(file, encoding="utf-8") as opened:
-                card = json.load(opened)
+    card, file = {}, os.path.join(path, "assets.extra", CARD)
+    if os.path.exists(file):
+        with open(file, encoding="utf-8") as opened:
+            card = json.load(opened)
     if callable(loaded):
         labels = getattr(loaded, "labels", None)
         card = {**HUB, **card}
