@@ -128,3 +128,11 @@ def test_without_strange_pictures_a_class_is_left_out():
     sure = np.sort((scores / scores.sum(1, keepdims=True)).max(1))
     assert (sure >= found["unknown_below"] + 1e-6).sum() <= 2
     assert found["unknown_below"] == pytest.approx(sure[8], abs=1e-5)
+
+
+def test_two_classes_alone_say_nothing_of_others():
+    """Of two, with its own left out, the other one is certain: a threshold would name nothing."""
+    calibration.check_strangers(None, 2, None)
+    calibration.check_strangers(0.1, 3, None)
+    with pytest.raises(ValueError, match="Of two classes .* folder `unknown` .* unknown=0.1"):
+        calibration.check_strangers(0.1, 2, None)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import zipfile
 
 import flatbuffers
@@ -107,6 +108,11 @@ def test_folders_and_repositories(exported, tmp_path, monkeypatch, capsys):
     command = ["predict", str(photo), "--model_file=hf://me/colours", "--format=json"]
     assert cli.main(command) == 0
     assert {c["name"] for c in json.loads(capsys.readouterr().out)[0]["classes"]} == {*NAMES}
+    (repository / "snapshots" / "abc" / "model.onnx").unlink()
+    shutil.copytree(paths["hub"], repository / "snapshots" / "abc" / "hub")  # a graph of a stranger
+    assert cli.main(command) == 2
+    assert "whose graph may read and write files" in capsys.readouterr().err
+    assert cli.main([*command, "--trust=hf://me/colours"]) == 0
     assert cli.main(["predict", str(photo), "--model_file=hf://me/nothing"]) == 1
     assert "hf://me/nothing could not be fetched" in capsys.readouterr().err
 
@@ -211,3 +217,17 @@ def test_mediapipe_classifies_as_the_model_does(exported):
         found = classifier.classify(image).classifications[0].categories
     wanted = {name: score for name, score in zip(NAMES, scores, strict=True) if score >= 0.26}
     assert {c.category_name: pytest.approx(c.score, abs=1e-4) for c in found} == wanted
+
+
+def test_one_logit_stays_a_sigmoid_and_a_size_the_models(tmp_path):
+    """An export of logits says what they are of; pictures to compare with say no size."""
+    inputs = keras.Input((None, None, 3))
+    pixels = layers.Pixels("128", image_size=96, class_names=["no", "yes"])
+    x = keras.layers.GlobalAveragePooling2D()(pixels(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1)(x))
+    pictures = np.random.default_rng(0).uniform(0, 255, (3, 64, 64, 3)).astype("float32")
+    exporting.export(model, tmp_path / "m", format="saved_model", images=pictures)
+    again = model_files.load_model(tmp_path / "m")
+    expected = 1 / (1 + np.exp(-model.predict(pictures, verbose=0)))
+    np.testing.assert_allclose(again.predict(pictures, verbose=0), expected, atol=1e-5)
+    assert graph.side_of(again) == 96

@@ -229,9 +229,15 @@ def load_model(values, *, exports=False, **arguments):
 
         HubLayer.trusted.update(values.trust)
     if values.model_file:
-        file = values.model_file
+        file = handle = values.model_file
         if file.startswith("hf://"):
             file = weights.resolve_repository(file)
+            runs_its_graph = exports and model_files.is_saved_model(file)
+            if runs_its_graph and handle not in (values.trust or ()):
+                raise UsageError(
+                    f"{handle} holds a SavedModel, whose graph may read and write files: if you trust "
+                    f"its author, add --trust={handle}"
+                )
         model = (model_files.load_model if exports else model_files.load_keras)(file)
     else:
         arguments |= {"weights": values.weights} if values.weights else {}

@@ -29,11 +29,13 @@ def calibrate(model, split, *, class_weights=None, strangers=None, share=None, i
         `calibration_error` of these pictures, `unknown_below` or None.
 
     Raises:
-        ValueError: If the last layer is no dense layer with a bias, or `share` is no such part.
+        ValueError: If the last layer is no dense layer with a bias, `share` is no such part, or there
+            are two classes and no `strangers`.
 
     Source: Guo et al. 2017, arXiv 1706.04599; its targets as Platt 1999 has them.
     """
     check_share(share)
+    check_strangers(share, len(split.class_names), strangers)
     head = dense_head(model)
     scores, targets, _ = predicted(model, split, image_size=image_size)
     scores, labels = scores[targets.any(1)], targets[targets.any(1)].argmax(1)
@@ -46,7 +48,7 @@ def calibrate(model, split, *, class_weights=None, strangers=None, share=None, i
         else:
             strange = _without_their_class(honest, labels)
         least = float(np.quantile(strange, 1 - share, method="higher"))
-        least = float(np.nextafter(np.float32(least), np.float32(2)))  # that one is not named
+        least = float(np.nextafter(np.float32(least), np.float32(1)))  # that one is not named
     pixels = layers.find_pixels(model)
     if pixels is not None:
         pixels.unknown_below = least
@@ -123,6 +125,15 @@ def tempered(probabilities, factor):
 
 def _logs(probabilities):
     return np.log(np.maximum(np.asarray(probabilities, "float64"), 1e-30))
+
+
+def check_strangers(share, classes, strangers):
+    """Refuses a threshold for two classes without other pictures: one left out, one is certain."""
+    if share is not None and classes == 2 and strangers is None:
+        raise ValueError(
+            "Of two classes it cannot be told from their own pictures what is unknown: add a folder "
+            f"`unknown` of other pictures, or leave `unknown` out. Received: unknown={share}."
+        )
 
 
 def _without_their_class(probabilities, labels):

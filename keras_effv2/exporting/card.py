@@ -23,6 +23,8 @@ def card_of(net, kind, labels, images, outputs):
     pixels = layers.find_pixels(net)
     contract = pixels.contract() if pixels is not None else {}
     own = graph.activation_of(net) if kind == "classification" else None
+    if kind == "classification" and own is None:  # logits; a single one is of a sigmoid
+        own = "sigmoid" if net.output_shape[-1] == 1 else None
     said = ("unknown_below", "thresholds", "temperature")
     return {
         "version": 1,

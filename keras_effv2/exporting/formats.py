@@ -81,7 +81,9 @@ def export(
     net = any_size(model)
     lean = fold(net) if fold_batch_norm else net
     with constant_rates(net), in_place(place) as target:
-        card = {**_card(model), "image_size": pictures.shape[1]}
+        card = _card(model)
+        if format == "tflite":  # which takes one size
+            card["image_size"] = pictures.shape[1]
         run = _converted(_WRITERS[format], lean, target, quantize, pictures, card)
         report, scale = compare(model, run, pictures, place, format, target)
         _check_drift(report, scale, quantize, is_exact(model))

@@ -40,10 +40,13 @@ def page(workdir, model, names, place, licence):
 
 
 def _nameless(data):
-    """The name of a data set without the folders of somebody's machine."""
+    """The name of a data set without the folders of somebody's machine; those of hubs are whole."""
     kind, colon, rest = data.partition(":")
     rest = rest.partition("?")[0].rstrip("/")
-    return f"{kind}{colon}{os.path.basename(rest)}" if "/" in rest and kind != "tfds" else data
+    of_a_hub = kind in ("tfds", "kaggle", "keras") or (
+        kind == "hf" and not rest.startswith((".", "/", "~"))
+    )
+    return data if of_a_hub or "/" not in rest else f"{kind}{colon}{os.path.basename(rest)}"
 
 
 def _metadata(run, place, data, licence):
@@ -125,7 +128,7 @@ def _use(place, names):
     return f"""## Use
 
 ```python
-{imports}  # pip install 'keras_effv2[{"hub" if where == "hf" else "publish"}]'
+{imports}  # pip install 'keras_effv2[{"hub" if where == "hf" else "train,publish"}]'
 
 {load}
 image = kev.prepare_image(model, "photo.jpg")[None]
@@ -162,18 +165,18 @@ def _results(found):
 
 def _training(run, data):
     recipe, summary, row = run["recipe"], run["summary"], _row(run)
-    began = "from random weights"
+    began = " from random weights" if run["start"] else ""
     if row is not None:
-        began = f"from the weights `{row.tag}` ({row.source})"
+        began = f" from the weights `{row.tag}` ({row.source})"
     elif run["start"].get("weights"):
-        began = f"from the weights `{os.path.basename(run['start']['weights'])}`"
+        began = f" from the weights `{os.path.basename(run['start']['weights'])}`"
     counts = summary.get("pictures") or {}
     used = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     sizes = dict.fromkeys(phase["image_size"] for phase in recipe.get("phases", ()))
     lines = [
         f"Data: `{data}`" + (f", pictures: {used}." if used else "."),
         f"{len(summary.get('skipped_pictures', ()))} damaged pictures were left out.",
-        f"{summary.get('epochs')} epochs {began}, recipe `{recipe.get('name')}`, batch "
+        f"{summary.get('epochs')} epochs{began}, recipe `{recipe.get('name')}`, batch "
         f"{recipe.get('batch_size')}, sizes {', '.join(map(str, sizes))} pixels, seed "
         f"{recipe.get('seed')}.",
     ]

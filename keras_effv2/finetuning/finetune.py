@@ -113,6 +113,8 @@ def finetune(
     split = training.check_trainable(data)
     strategy = training.make_strategy(strategy, tpu)  # before anything else uses TensorFlow
 
+    side_of_pictures = split.typical_side()  # some are decoded for it
+
     def planned(side=None, count=None):
         return plan(
             model,
@@ -120,7 +122,7 @@ def finetune(
             image_size or side,
             epochs or count,
             seed,
-            picture_side=split.typical_side(),
+            picture_side=side_of_pictures,
             replicas=strategy.num_replicas_in_sync,
         )
 
@@ -130,7 +132,7 @@ def finetune(
     timed = functools.partial(_timed, planned, time_limit, variant, data, folder, strategy)
     settings = (epochs, image_size, batch_size, flip, class_weight, precision)
     recipe = _recipe(recipe, settings, timed if time_limit else planned, split.several)
-    _check(recipe, variant, split, unknown)
+    _check(recipe, variant, data, unknown)
     if time_limit:
         callbacks = [TimeLimit(seconds_of(time_limit) - (time.perf_counter() - began), recipe)]
     start = {"model": variant.name, "weights": weights and str(weights)}
@@ -145,9 +147,11 @@ def finetune(
     return result, evaluation
 
 
-def _check(recipe, variant, split, unknown):
+def _check(recipe, variant, data, unknown):
     """Refuses what cannot be, before anything is done."""
+    split = data.train
     calibration.check_share(unknown)
+    calibration.check_strangers(unknown, len(data.class_names), data.unknown)
     if split.several and unknown is not None:
         raise ValueError(
             "`unknown` goes with one label a picture; of several, each has a threshold of its own and "
@@ -275,9 +279,9 @@ def _begun(variant, weights, data, recipe, workdir):
 
 
 def _export(model, workdir):
-    """Exports for TF Hub, unless this run has done so already."""
+    """Exports for TF Hub, unless the model that is there was exported already."""
     path, fresh = workdir / "hub", workdir / ".hub"
-    if path.exists() and path.stat().st_mtime > (workdir / "start.json").stat().st_mtime:
+    if path.exists() and path.stat().st_mtime >= (workdir / "model.keras").stat().st_mtime:
         return
     shutil.rmtree(fresh, ignore_errors=True)
     export_hub(model, fresh)

@@ -5,6 +5,6 @@ gives, and says the names, size, crop and thresholds that travel inside the file
 """
 
 from keras_effv2.model_files.keras_file import load_keras
-from keras_effv2.model_files.opening import load_model
+from keras_effv2.model_files.opening import is_saved_model, load_model
 
-__all__ = ["load_keras", "load_model"]
+__all__ = ["is_saved_model", "load_keras", "load_model"]

@@ -43,6 +43,14 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     return load_keras(path)
 
 
+def is_saved_model(path: str | os.PathLike) -> bool:
+    """Whether `load_model` would open a SavedModel, whose graph may read and write files."""
+    path = str(path)
+    if not os.path.isdir(path):
+        return False
+    return os.path.exists(os.path.join(path, "saved_model.pb")) or is_saved_model(_inside(path))
+
+
 def _inside(folder):
     """The model that a folder holds."""
     for extension in FORMATS:

@@ -25,7 +25,7 @@ def wrapped(path, run, card):
         raise ValueError(f"{path} is a {card['kind']}: it gives features, no classes.")
     logits, classes = card.get("outputs", "logits") == "logits", card.get("classes")
     classes = classes or len(card.get("class_names") or ()) or None
-    activation = card.get("activation") or ("sigmoid" if classes == 1 else "softmax")
+    activation = "sigmoid" if classes == 1 else card.get("activation") or "softmax"
     side = card.get("image_size") if card.get("only") else None
     images = keras.Input((side, side, 3))
     x = _Told(
