@@ -147,7 +147,9 @@ def model_and_weights(values):
     model(values)
     path(values, "weights", "Tag or path of weights.")
     path(values, "model_file", "A saved model instead: a .keras file.")
-    strings(values, "trust", "Handle of a SavedModel that --model_file names and that may run.")
+    strings(
+        values, "trust", "Handle of a SavedModel that --model_file is or names, and that may run."
+    )
 
 
 def class_names(values):
