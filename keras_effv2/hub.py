@@ -7,7 +7,7 @@ import tempfile
 
 import keras
 
-from keras_effv2 import files, layers, needs, weights
+from keras_effv2 import errors, files, layers, needs, weights
 
 with needs.naming("HubLayer"):
     import tensorflow as tf
@@ -82,7 +82,7 @@ class HubLayer(keras.layers.Layer):
             loaded = tf.saved_model.load(folder)
         except (OSError, tf.errors.OpError) as error:
             raise ValueError(
-                f"{self.handle} is a damaged SavedModel ({str(error).splitlines()[0]}). Get it again."
+                f"{self.handle} is a damaged SavedModel ({errors.first_line(error)}). Get it again."
             ) from error
         self.trusted.add(_name(self.handle))
         if not callable(loaded) or not hasattr(loaded, "variables"):

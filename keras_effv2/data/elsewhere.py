@@ -5,7 +5,7 @@ import os
 
 import keras
 
-from keras_effv2 import needs, weights
+from keras_effv2 import errors, needs, weights
 from keras_effv2.data.carving import carve_labels
 from keras_effv2.data.folder import SPLITS, load_folder
 from keras_effv2.data.records import Records
@@ -51,7 +51,7 @@ def load_hugging_face(name, validation, seed):
     try:
         found = datasets.load_dataset(path, config or None)
     except Exception as error:  # of any class: of the hub, the network, a cache
-        raise OSError(f"hf:{name} could not be loaded: {_first_line(error)}") from error
+        raise OSError(f"hf:{name} could not be loaded: {_as_sentence(error)}") from error
     features = next(iter(found.values())).features
     image, label, names, several = _features(name, features, datasets)
     keys = {
@@ -119,7 +119,7 @@ def load_kaggle(handle, validation, seed, strict):
                 _check_kept(handle, os.environ["KAGGLEHUB_CACHE"])
             path = os.fspath(kagglehub.dataset_download(handle))
     except Exception as error:  # whatever kagglehub raises today
-        raise OSError(f"kaggle:{handle} could not be fetched: {_first_line(error)}") from error
+        raise OSError(f"kaggle:{handle} could not be fetched: {_as_sentence(error)}") from error
     while len(below := find_folders(path, LeftOut())) == 1 and not loose_pictures(path):
         path = os.path.join(path, below[0])  # archives often hold one folder
     found = load_folder(path, validation, seed, strict)
@@ -136,6 +136,6 @@ def _check_kept(handle, cache):
         )
 
 
-def _first_line(error):
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _as_sentence(error):
+    text = errors.first_line(error)
     return text if text.endswith(".") else f"{text}."

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing
 import tensorflow as tf
 
-from keras_effv2 import files, graph, layers, needs
+from keras_effv2 import errors, files, graph, layers, needs
 from keras_effv2.exporting.card import card_of
 from keras_effv2.exporting.folding import fold
 from keras_effv2.exporting.metadata import CARD, into_onnx, into_tflite
@@ -163,9 +163,8 @@ def _converted(write, lean, target, quantize, images, card):
     except (ImportError, OSError, MemoryError):
         raise
     except Exception as error:  # of any class, from any depth of the converter
-        last = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RuntimeError(
-            f"{lean.name} could not be converted: {last[:300]}. Nothing was written; try another "
+            f"{lean.name} could not be converted: {errors.first_line(error)[:300]}. Nothing was written; try another "
             "format, or a model without layers of its own kind."
         ) from error
 

@@ -12,7 +12,7 @@ import zipfile
 
 from absl import logging
 
-from keras_effv2 import files, model_files, needs
+from keras_effv2 import errors, files, model_files, needs
 from keras_effv2.exporting import formats, page, reusable
 from keras_effv2.weights.download import is_offline
 from keras_effv2.weights.handles import place
@@ -198,7 +198,7 @@ def _said(address, login):
     except ImportError:
         raise
     except Exception as error:  # whatever the library of the day raises
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        first = errors.first_line(error).rstrip(".")
         raise OSError(
             f"{address} could not be written or read again: {first}. Check the network, and log in: "
             f"{login}."

@@ -5,7 +5,7 @@ import os
 
 import keras
 
-from keras_effv2 import files, needs
+from keras_effv2 import errors, files, needs
 from keras_effv2.model_files import runtimes
 from keras_effv2.model_files.keras_file import load_keras
 from keras_effv2.model_files.wrapped import wrapped
@@ -78,6 +78,6 @@ def _opened(runtime, path):
         except (ImportError, OSError):
             raise
         except Exception as error:  # of any class, from the runtime of another project
-            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{path} cannot be opened: {text[:300]}") from error
+            text = errors.first_line(error)[:300]
+            raise ValueError(f"{path} cannot be opened: {text}") from error
     return wrapped(path, run, card)

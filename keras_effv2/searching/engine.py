@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 from absl import logging
 
-from keras_effv2 import needs
+from keras_effv2 import errors, needs
 
 SAMPLERS = ("random", "tpe", "nsga2")
 STARTUP = 10  # networks drawn at random before a sampler learns from them
@@ -47,7 +47,7 @@ class Engine:
             if storage:
                 raise RuntimeError(
                     f"The database {storage.split('@')[-1]} cannot be used: "
-                    f"{str(error).splitlines()[0]}"
+                    f"{errors.first_line(error)}"
                 ) from error
             logging.warning("%s is broken; the study is made again from the result files.", path)
             path.replace(path.with_suffix(".broken"))

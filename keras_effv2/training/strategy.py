@@ -7,7 +7,7 @@ import os
 import keras
 import tensorflow as tf
 
-from keras_effv2 import graph, layers
+from keras_effv2 import errors, graph, layers
 
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
 
@@ -79,7 +79,7 @@ def _tpu(name):
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (tf.errors.OpError, OSError, ValueError, RuntimeError) as error:
         raise RuntimeError(
-            f"The TPU {name!r} cannot be used: {str(error).splitlines()[0]} TPUs need the package "
+            f"The TPU {name!r} cannot be used: {errors.first_line(error)} TPUs need the package "
             "tensorflow-tpu (up to 2.20) on a TPU machine."
         ) from error
     return tf.distribute.TPUStrategy(resolver)

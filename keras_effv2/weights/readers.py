@@ -12,7 +12,7 @@ import zlib
 
 import numpy as np
 
-from keras_effv2 import needs
+from keras_effv2 import errors, needs
 from keras_effv2.files import expand, open_regular, unpack
 from keras_effv2.weights import timm
 
@@ -229,7 +229,7 @@ def _read_automl(prefix, origin=None):
         arrays = {name: reader.get_tensor(name) for name in names if _is_plain(name)}
     except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(
-            f"{prefix} is a damaged TF checkpoint ({str(error).splitlines()[0]}). Get it again."
+            f"{prefix} is a damaged TF checkpoint ({errors.first_line(error)}). Get it again."
         ) from error
     return _automl_checkpoint(arrays, origin or prefix)
 
@@ -269,9 +269,7 @@ def _read_saved_model(path):
         graph = trackable_object_graph_pb2.TrackableObjectGraph()
         graph.ParseFromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is a damaged SavedModel ({str(error).splitlines()[0]})."
-        ) from error
+        raise ValueError(f"{path} is a damaged SavedModel ({errors.first_line(error)}).") from error
     card = os.path.join(path, "assets.extra", "keras_effv2.json")
     if not os.path.exists(card):
         arrays = {
