@@ -1,7 +1,7 @@
 """A program: copies stdin to stdout but for what TensorFlow's C++ side tells of itself.
 
 Lines of its levels I (information) and W (warning) are left out, E (error) and F (fatal) pass, and
-so does everything that is no line of its log.
+so does everything that is no line of its log. It ends with stdin, or at `END`.
 """
 
 import re
@@ -15,9 +15,12 @@ CHATTER = re.compile(
     rb"|E\d{4} .*(Unable to register cu"  # with every GPU; harmless, says TensorFlow
     rb"|failed call to cuInit: .*303)"  # without any GPU
 )
+END = b"\0end of what is filtered\n"
 
 if __name__ == "__main__":
     for line in sys.stdin.buffer:
         if not CHATTER.match(line):
-            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.write(line.removesuffix(END))
             sys.stdout.buffer.flush()
+        if line.endswith(END):
+            break

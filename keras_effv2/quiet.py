@@ -70,3 +70,6 @@ def _without_chatter():
             sys.stderr = sys.__stderr__
             os.dup2(terminal, 2)
             os.close(terminal)
+            with contextlib.suppress(BrokenPipeError):
+                # Closing is not enough: a child of ours may hold the pipe open for as long as it lives.
+                os.write(filtering.stdin.fileno(), chatter.END)

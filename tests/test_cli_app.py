@@ -167,3 +167,18 @@ def test_descriptor_2_is_filtered_and_given_back():
         "an error",
         "ours",
     ]
+
+
+def test_a_process_that_lives_on_does_not_hold_the_command():
+    """As the server that forks a search's trainings: it has our descriptor 2 and ends after us."""
+    code = (
+        "import os, subprocess; from keras_effv2 import quiet\n"
+        "with quiet.own_lines(0):\n"
+        "    child = subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL)\n"
+        "    os.write(2, b'an error without an end')\n"
+        "child.kill()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stderr == "an error without an end"
