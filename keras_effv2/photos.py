@@ -220,15 +220,14 @@ def prepare(image, image_size, crop="none", resize="bilinear"):
     """
     check_geometry(crop, resize)
     top, left, height, width = crop_box(*image.shape[:2], image_size, crop)
-    image = np.asarray(image[top : top + height, left : left + width], "float32")
+    image = image[top : top + height, left : left + width]
     (high, wide), (down, right) = resized_sides(height, width, image_size, crop)
+    rows, columns = slice(down, down + image_size), slice(right, right + image_size)
     if resize == "pillow-bicubic":
-        return _by_pillow(image, (high, wide))[down : down + image_size, right : right + image_size]
-    rows = RESIZERS[resize](height, high)[down : down + image_size]
-    columns = RESIZERS[resize](width, wide)[right : right + image_size]
-    image = np.einsum("th,hwc->twc", rows, image, optimize=True)
-    image = np.einsum("tw,hwc->htc", columns, image, optimize=True)
-    return image.clip(0, 255)
+        return _by_pillow(image, (high, wide))[rows, columns]
+    image = _along(0, image, *(taps[:, rows] for taps in RESIZERS[resize](height, high)))
+    image = _along(1, image, *(taps[:, columns] for taps in RESIZERS[resize](width, wide)))
+    return image.clip(0, 255).astype("float32", copy=False)
 
 
 def crop_box(height, width, image_size, crop):
@@ -248,27 +247,39 @@ def resized_sides(height, width, image_size, crop):
     return sides, [round((side - image_size) / 2) for side in sides]
 
 
+def _along(axis, image, sources, shares):
+    """Resizes one axis: a position of the result is the sum of shares of pixels of the picture.
+
+    Only these pixels are touched: a photo of twelve megapixels costs hardly more than a small one.
+    """
+    shares = shares.reshape(len(shares), *(-1 if a == axis else 1 for a in range(image.ndim)))
+    return sum(
+        image.take(pixels, axis) * share for pixels, share in zip(sources, shares, strict=True)
+    )
+
+
 def _bilinear(source, target):
-    """Matrix `(target, source)` of half-pixel bilinear interpolation."""
+    """Half-pixel bilinear interpolation: `(2, target)` pixels and float32 shares."""
     position = ((np.arange(target) + 0.5) * source / target - 0.5).clip(0, source - 1)
-    distance = np.abs(position[:, None] - np.arange(source)[None])
-    return np.maximum(1 - distance, 0).astype("float32")
+    first = position.astype(int)
+    distance = position - first
+    return (
+        np.stack([first, (first + 1).clip(0, source - 1)]),
+        np.stack([1 - distance, distance]).astype("float32"),
+    )
 
 
 def _legacy_bicubic(source, target):
-    """Matrix `(target, source)` of TF1's bicubic interpolation: no half-pixel offset, a = -0.75."""
+    """TF1's bicubic interpolation, no half-pixel offset, a = -0.75: `(4, target)` each."""
     position = np.arange(target) * (source / target)
-    first = np.floor(position).astype(int)
-    matrix = np.zeros((target, source), "float32")
-    for tap in range(-1, 3):
-        distance = np.abs(position - (first + tap))
-        weight = np.where(
-            distance <= 1,
-            (1.25 * distance - 2.25) * distance**2 + 1,
-            -0.75 * distance**3 + 3.75 * distance**2 - 6 * distance + 3,
-        )
-        np.add.at(matrix, (np.arange(target), (first + tap).clip(0, source - 1)), weight)
-    return matrix
+    pixels = position.astype(int) + np.arange(-1, 3)[:, None]
+    distance = np.abs(position - pixels)
+    shares = np.where(
+        distance <= 1,
+        (1.25 * distance - 2.25) * distance**2 + 1,
+        -0.75 * distance**3 + 3.75 * distance**2 - 6 * distance + 3,
+    )
+    return pixels.clip(0, source - 1), shares.astype("float32")
 
 
 RESIZERS = {"bilinear": _bilinear, "bicubic": _legacy_bicubic}
@@ -277,5 +288,5 @@ RESIZERS = {"bilinear": _bilinear, "bicubic": _legacy_bicubic}
 def _by_pillow(image, sides):
     from PIL import Image
 
-    image = Image.fromarray(image.round().clip(0, 255).astype("uint8"))
+    image = Image.fromarray(np.round(image).clip(0, 255).astype("uint8"))
     return np.asarray(image.resize(sides[::-1], Image.Resampling.BICUBIC), "float32")

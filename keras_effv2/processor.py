@@ -8,8 +8,6 @@ import os
 import platform
 import sys
 
-import numpy as np
-
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow's environment variable: "1", "0", or its own choice
 
 _WIDEST = (  # NumPy's names, of before 2.4 and since, the widest first
@@ -28,6 +26,8 @@ def instructions() -> str:
     >>> isinstance(instructions(), str)
     True
     """
+    import numpy as np  # not for the commands that only tell something
+
     found = np.show_config(mode="dicts")["SIMD Extensions"]
     names = {*found.get("baseline", ()), *found.get("found", ())}
     for name, any_of in _WIDEST:

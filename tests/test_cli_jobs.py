@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 
 import keras
@@ -16,7 +17,8 @@ from conftest import build_convnet, tiny_data
 from PIL import Image
 
 import keras_effv2 as kev
-from keras_effv2 import cli, exporting, layers
+from keras_effv2 import cli, exporting, imagenet, layers
+from keras_effv2.cli import predict
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +188,27 @@ def test_predictions_as_a_table_and_in_folders(model_file, folder, tmp_path, cap
     (tmp_path / "names.txt").write_text("a\nb\nc\n")
     code, out, err = run(capsys, "predict", *given, f"--class_names={tmp_path}/names.txt")
     assert code == 2 and "has 3 names, the model 4 outputs" in err
+
+
+def test_pictures_are_read_ahead_in_their_order(monkeypatch, capsys):
+    """Not more of them than was asked for, and one that fails is named in its place."""
+    begun, third = [], threading.Event()
+
+    def read(model, path, image_size):
+        begun.append(path)
+        if path == 2:
+            third.set()
+        assert path or third.wait(60)  # the first is done only after the third has begun
+        if path == 1:
+            raise ValueError("1 is torn")
+        return path * 10
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(imagenet, "prepare_image", read)
+    images = predict.readable(None, range(9), ahead=4)
+    assert next(images) == (0, 0) and max(begun) <= 4
+    assert list(images) == [(i, 10 * i) for i in range(2, 9)]
+    assert "1 is torn." in capsys.readouterr().err
 
 
 def test_what_a_model_is_not_sure_of_is_unknown(model_file, folder, tmp_path, capsys):

@@ -108,6 +108,26 @@ def test_weights_that_are_no_numbers_are_named():
         evaluation.probabilities(dense(4))(IMAGES * np.inf)
 
 
+def test_one_graph_serves_every_number_of_pictures():
+    """A graph is made once, whatever is left over for the last batch; without one nothing differs."""
+    calls = []
+
+    class Counting(keras.layers.Layer):
+        def call(self, images):
+            calls.append(images.shape)
+            return keras.ops.mean(images, (1, 2))
+
+    model = keras.Sequential([keras.Input((None, None, 3)), Counting(), keras.layers.Softmax()])
+    calls.clear()
+    predict = evaluation.probabilities(model)
+    scores = [predict(IMAGES), predict(IMAGES[:3])]
+    assert calls == [(None, 64, 64, 3)]
+    eager = evaluation.probabilities(model, traced=False)
+    for images, said in zip((IMAGES, IMAGES[:3]), scores, strict=True):
+        np.testing.assert_allclose(eager(images), said, atol=1e-6)
+    assert calls[1:] == [(4, 64, 64, 3), (3, 64, 64, 3)]
+
+
 def test_pixels_from_0_to_1_are_noticed(caplog):
     warn_of_small_pixels(np.full((1, 8, 8, 3), 0.9))
     assert "models here take 0..255, not 0..1" in caplog.text

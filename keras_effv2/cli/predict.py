@@ -4,6 +4,7 @@ Each picture gets its likeliest classes. A model that has thresholds says `unkno
 it is not sure enough of; one of several labels a picture says all that reach theirs.
 """
 
+import collections
 import csv
 import errno
 import glob
@@ -12,12 +13,14 @@ import itertools
 import os
 import shutil
 import sys
+from concurrent import futures
 
 from keras_effv2 import files
 from keras_effv2.cli import flags
 
 USAGE = "PICTURE|FOLDER|GLOB|- ... [FLAGS]"
 POSITIONAL = True
+FEW = 4  # pictures that are predicted sooner than a graph is made; see `evaluation.probabilities`
 UNKNOWN = "unknown"  # what is said of a picture of none of the model's classes
 
 
@@ -73,11 +76,10 @@ def _predictions(model, found, values):
 
     from keras_effv2 import evaluation, imagenet
 
-    names, predict = imagenet.class_names(model), evaluation.probabilities(model)
-    for start in range(0, len(found), values.batch_size):
-        batch = list(readable(model, found[start : start + values.batch_size], values.image_size))
-        if not batch:
-            continue
+    names = imagenet.class_names(model)
+    predict = evaluation.probabilities(model, traced=len(found) > FEW)
+    images = readable(model, found, values.image_size, 2 * values.batch_size)
+    while batch := list(itertools.islice(images, values.batch_size)):
         scores = evaluation.by_class(predict(np.stack([image for _, image in batch])))
         said = evaluation.said(model, scores)
         for (file, _), row, own in zip(batch, scores, said, strict=True):
@@ -118,15 +120,28 @@ def _free(folder, name):
     return next(p for p in (os.path.join(folder, n) for n in names) if not os.path.exists(p))
 
 
-def readable(model, pictures, image_size=None):
-    """Path and pixels of every picture that can be read; of others it prints why not."""
+def readable(model, pictures, image_size=None, ahead=32):
+    """Path and pixels of every picture that can be read; of others it prints why not.
+
+    Threads read so many pictures ahead of the one that is asked for.
+    """
     from keras_effv2.imagenet import prepare_image
 
-    for path in pictures:
-        try:
-            yield path, prepare_image(model, path, image_size)
-        except (ValueError, OSError) as error:
-            print(f"effv2: {flags.sentence(error)}", file=sys.stderr)
+    left = iter(pictures)
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def begin(count):
+            for path in itertools.islice(left, count):
+                yield path, pool.submit(prepare_image, model, path, image_size)
+
+        reading = collections.deque(begin(ahead))
+        while reading:
+            path, image = reading.popleft()
+            reading.extend(begin(1))
+            try:
+                yield path, image.result()
+            except (ValueError, OSError) as error:
+                print(f"effv2: {flags.sentence(error)}", file=sys.stderr)
 
 
 def _one_line(text):
