@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import build_convnet, dense, tiny_data
-from scipy.special import softmax
+from scipy.special import expit, logit, softmax
 from sklearn.metrics import roc_auc_score
 
 from keras_effv2 import data, evaluation, layers
@@ -26,7 +26,7 @@ def overconfident(factor=3.0, count=4000, classes=4, seed=0):
 @pytest.mark.parametrize("factor", [0.4, 1.0, 3.0])
 def test_the_temperature_is_found_again(factor):
     scores, labels = overconfident(factor)
-    found = calibration.sharpening(scores, labels)
+    found = calibration.sharpening(scores, np.eye(4)[labels])
     assert found == pytest.approx(1 / factor, rel=0.06)
     honest = calibration.tempered(scores, found)
     np.testing.assert_array_equal(honest.argmax(1), scores.argmax(1))
@@ -41,7 +41,7 @@ def test_a_prior_that_training_took_off_is_no_lack_of_confidence():
     logits, prior = rng.normal(0, 1.5, (6000, 3)), np.array([0.8, 0.15, 0.05])
     true = softmax(logits + np.log(prior), 1)
     labels = (true.cumsum(1) > rng.random((6000, 1))).argmax(1)
-    found = calibration.sharpening(softmax(logits, 1), labels, 1 / prior)
+    found = calibration.sharpening(softmax(logits, 1), np.eye(3)[labels], 1 / prior)
     assert found == pytest.approx(1.0, rel=0.06)
 
 
@@ -49,7 +49,7 @@ def test_all_right_does_not_prove_that_nothing_goes_wrong():
     """Ten pictures, all right: Platt's targets, (n + 1) / (n + 2) and the rest for all alike."""
     scores = np.full((10, 3), 0.1)
     scores[:, 0] = 0.8
-    factor = calibration.sharpening(scores, np.zeros(10, int))
+    factor = calibration.sharpening(scores, np.eye(3)[np.zeros(10, int)])
     assert calibration.tempered(scores, factor)[0, 0] == pytest.approx(11 / 12 + 1 / 12 / 3)
 
 
@@ -76,6 +76,28 @@ def test_it_goes_into_the_last_layer(tmp_path):
     fresh = build_convnet()
     fresh.load_weights(tmp_path / "m.weights.h5")
     assert layers.find_pixels(fresh).temperature == again
+
+
+def test_sigmoids_over_data_with_one_label_stay_sigmoids():
+    """Each logit over the temperature, by SciPy; what they were before is told of the same ones."""
+    whole, model = tiny_data(), build_convnet()
+    head = keras.layers.Dense(4, "sigmoid")
+    model = keras.Model(model.input, head(model.layers[-2].output))
+    head.set_weights([3 * head.kernel.numpy(), head.bias.numpy()])
+    pictures = whole.validation.pictures.astype("float32")
+    before = model.predict(pictures, verbose=0)
+    found = evaluation.calibrate(model, whole.validation, share=0.2, image_size=32)
+    after = model.predict(pictures, verbose=0)
+    assert abs(found["temperature"] - 1) > 0.05
+    np.testing.assert_allclose(after, expit(logit(before) / found["temperature"]), rtol=1e-4)
+    right = before.argmax(1) == whole.validation.labels
+    error = evaluation.calibration_error(before.max(1), right)
+    assert found["calibration_error_before"] == pytest.approx(error)
+    others = np.where(np.eye(4)[whole.validation.labels] > 0, 0, after).max(1)
+    assert (others > found["unknown_below"]).sum() <= 2
+    layers.find_pixels(model).class_names = whole.class_names
+    result = evaluation.evaluate(model, whole, split="validation", image_size=32)
+    assert result.calibration_error_before == pytest.approx(error)
 
 
 def test_a_head_that_is_none_is_refused():

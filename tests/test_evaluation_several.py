@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, f1_score, log_loss
 
 from keras_effv2 import evaluation, layers
 from keras_effv2.data import Data, Split
-from keras_effv2.evaluation import several
+from keras_effv2.evaluation import calibration, several
 
 NAMES = ("sun", "sea", "snow", "never")
 
@@ -61,7 +61,8 @@ def test_a_threshold_is_where_f1_is_largest():
 def test_one_temperature_for_all_labels(factor):
     """Of the three that are drawn by their logits; it is found again."""
     scores, labels = drawn(6000, factor)
-    assert several._sharpening(scores[:, :3], labels[:, :3]) == pytest.approx(1 / factor, rel=0.06)
+    found = calibration.sharpening(scores[:, :3], labels[:, :3], independent=True)
+    assert found == pytest.approx(1 / factor, rel=0.06)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from keras_effv2 import graph, layers
-from keras_effv2.evaluation.outputs import predicted
+from keras_effv2.evaluation.outputs import are_independent, likeliest, predicted
 
 
 def calibrate(model, split, *, class_weights=None, strangers=None, share=None, image_size=None):
@@ -15,7 +15,8 @@ def calibrate(model, split, *, class_weights=None, strangers=None, share=None, i
     which a picture is said to be unknown. The model's `Pixels` layer keeps both.
 
     Args:
-        model: A classifier whose last layer is a dense one with softmax; changed in place.
+        model: A classifier whose last layer is a dense one, of a softmax or of sigmoids; changed in
+            place.
         split: Labelled pictures to calibrate by, such as a validation `Split`.
         class_weights: What classes counted in training, `(classes,)`; None: all alike. Confidences
             are then those among classes that are as frequent as the weights made them.
@@ -38,15 +39,16 @@ def calibrate(model, split, *, class_weights=None, strangers=None, share=None, i
     check_strangers(share, len(split.class_names), strangers)
     head = dense_head(model)
     scores, targets, _ = predicted(model, split, image_size=image_size)
-    scores, labels = scores[targets.any(1)], targets[targets.any(1)].argmax(1)
-    factor = sharpening(scores, labels, class_weights)
-    temperature, honest = scale(model, head, factor), tempered(scores, factor)
+    scores, targets, apart = scores[targets.any(1)], targets[targets.any(1)], are_independent(model)
+    labels = likeliest(scores, targets)
+    factor = sharpening(scores, np.eye(scores.shape[1])[labels], class_weights, apart)
+    temperature, honest = scale(model, head, factor), tempered(scores, factor, apart)
     least = None
     if share is not None:
         if strangers is not None:
             strange = predicted(model, strangers, image_size=image_size)[0].max(1)
         else:
-            strange = _without_their_class(honest, labels)
+            strange = _without_their_class(honest, labels, apart)
         least = float(np.quantile(strange, 1 - share, method="higher"))
         least = float(np.nextafter(np.float32(least), np.float32(1)))  # that one is not named
     pixels = layers.find_pixels(model)
@@ -93,38 +95,46 @@ def check_share(share):
         )
 
 
-def sharpening(probabilities, labels, class_weights=None):
+def sharpening(probabilities, labels, class_weights=None, independent=False):
     """The factor of the logits that makes labelled pictures likeliest: 1 over the temperature.
 
     Args:
         probabilities: `(n, classes)`.
-        labels: Column of each picture, `(n,)`.
+        labels: 1 where a picture has the label, else 0, `(n, classes)`.
         class_weights: As `calibrate`'s.
+        independent: Whether each probability is a sigmoid's; else a row is a softmax's.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
-    logits, count = _logs(probabilities), len(labels)
+    logits, (count, classes) = _logits(probabilities, independent), labels.shape
     prior = 0.0 if class_weights is None else np.log(class_weights)
     doubt = 1 / (count + 2)  # pictures that are all right do not prove that the model cannot err
+    targets = (1 - doubt) * labels + doubt * ((1 - labels) if independent else 1 / classes)
 
     def loss(log_factor):
-        logs = log_softmax(np.exp(log_factor) * logits - prior, 1)
-        right = logs[np.arange(count), labels]
-        return -np.mean((1 - doubt) * right + doubt * logs.mean(1))
+        z = np.exp(log_factor) * logits - prior
+        if independent:
+            return np.mean(np.logaddexp(0, z) - targets * z)
+        return -np.mean((targets * log_softmax(z, 1)).sum(1))
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
 
 
-def tempered(probabilities, factor):
+def tempered(probabilities, factor, independent=False):
     """Probabilities of the logits times a factor: 1 over a temperature applies it, it undoes it."""
-    from scipy.special import softmax
+    from scipy.special import expit, softmax
 
-    return softmax(factor * _logs(probabilities), 1)
+    logits = factor * _logits(probabilities, independent)
+    return expit(logits) if independent else softmax(logits, 1)
 
 
-def _logs(probabilities):
-    return np.log(np.maximum(np.asarray(probabilities, "float64"), 1e-30))
+def _logits(probabilities, independent):
+    p = np.asarray(probabilities, "float64")
+    if independent:
+        p = np.clip(p, 1e-12, 1 - 1e-7)  # float32 knows none between that and 1
+        return np.log(p) - np.log1p(-p)
+    return np.log(np.maximum(p, 1e-30))
 
 
 def check_strangers(share, classes, strangers):
@@ -136,11 +146,13 @@ def check_strangers(share, classes, strangers):
         )
 
 
-def _without_their_class(probabilities, labels):
+def _without_their_class(probabilities, labels, independent):
     """How sure a model is of pictures whose own class it does not have."""
     rest = probabilities.copy()
     rest[np.arange(len(labels)), labels] = 0
-    return (rest / np.maximum(rest.sum(1, keepdims=True), 1e-30)).max(1)
+    if not independent:
+        rest /= np.maximum(rest.sum(1, keepdims=True), 1e-30)
+    return rest.max(1)
 
 
 def calibration_error(confidence, correct, bins=15):

@@ -13,9 +13,15 @@ from keras_effv2.data import Data
 from keras_effv2.evaluation import calibration
 from keras_effv2.evaluation.calibration import calibration_error, rejection, tempered
 from keras_effv2.evaluation.doubts import Doubt, find_doubts
-from keras_effv2.evaluation.outputs import geometry, match_classes, predicted
+from keras_effv2.evaluation.outputs import (
+    are_independent,
+    geometry,
+    likeliest,
+    match_classes,
+    predicted,
+)
 from keras_effv2.evaluation.report import report
-from keras_effv2.evaluation.several import SeveralEvaluation, judge_several, says_several
+from keras_effv2.evaluation.several import SeveralEvaluation, judge_several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,12 +159,12 @@ def evaluate(
     match_classes(model, pictures.class_names)
     if report_dir is not None:  # before the work
         report_dir = _report_folder(report_dir)
+    how = {"image_size": image_size, **geometry(model)}
     scores, targets, names = predicted(model, pictures, batch_size, image_size)
-    if pictures.several and says_several(model):
+    if pictures.several and are_independent(model):
         thresholds = graph.said_of_head(model, "thresholds")
         result = judge_several(scores, targets, names, thresholds, split)
         if report_dir is not None:
-            how = {"image_size": image_size, **geometry(model)}
             report(result, model, pictures, report_dir, data.name, **how)
         return result
     labelled = targets.any(1)
@@ -167,17 +173,15 @@ def evaluate(
     if not labelled.any():
         raise ValueError(f"No picture of {data.name}, {split}, has a label.")
     counted = np.flatnonzero(labelled)
-    labels = np.where(targets[counted], scores[counted], -1.0).argmax(1)  # of several the likeliest
-    result = judge(scores[counted], labels, names, split)
+    scores = scores[counted]
+    result = judge(scores, likeliest(scores, targets[counted]), names, split)
     result = dataclasses.replace(result, **_confidence(model, result, data, batch_size, image_size))
     if report_dir is not None:
-        shown, how = pictures.select(counted), geometry(model)
+        shown = pictures.select(counted)
         found = find_doubts(result.probabilities, result.labels, names)
         parts = [(split, shown, [] if split == "train" else found)]
         parts += [("train", data.train, doubtful)] if doubtful else []
-        report(
-            result, model, shown, report_dir, data.name, image_size=image_size, parts=parts, **how
-        )
+        report(result, model, shown, report_dir, data.name, parts=parts, **how)
     return result
 
 
@@ -186,17 +190,14 @@ def _confidence(model, result, data, batch_size, image_size):
     temperature, least = (
         graph.said_of_head(model, key) for key in ("temperature", "unknown_below")
     )
-    found = {}
-    if temperature is not None:
-        raw = tempered(result.probabilities, temperature)  # what they were without it
-        found["calibration_error_before"] = calibration_error(
-            raw.max(1), result.probabilities.argmax(1) == result.labels
-        )
-    sure, strange = result.probabilities.max(1), None
+    found, sure, strange = {}, result.probabilities.max(1), None
+    right = result.probabilities.argmax(1) == result.labels
+    if temperature is not None:  # what they were without it
+        raw = tempered(result.probabilities, temperature, are_independent(model))
+        found["calibration_error_before"] = calibration_error(raw.max(1), right)
     if data.unknown is not None and (least is not None or temperature is not None):
         strange = predicted(model, data.unknown, batch_size, image_size)[0].max(1)
     if least is not None or strange is not None:
-        right = result.probabilities.argmax(1) == result.labels
         found["rejection"] = rejection(sure, right, least, strange)
     return found
 

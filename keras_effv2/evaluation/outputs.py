@@ -97,6 +97,17 @@ def predicted(model, split, batch_size=32, image_size=None):
     return np.concatenate(scores), np.concatenate(labels), names
 
 
+def are_independent(model):
+    """Whether a model's outputs are probabilities each by itself, of two labels or more."""
+    own = graph.activation_of(model) or graph.said_of_head(model, "activation")
+    return own == "sigmoid" and model.outputs[0].shape[-1] > 1
+
+
+def likeliest(scores, targets):
+    """The label of every picture, `(n,)`; of several the one that the model finds likeliest."""
+    return np.where(targets, scores, -1.0).argmax(1)
+
+
 def geometry(model):
     """How the model's pictures are cut and resized, as `Split.eval_batches` takes it."""
     pixels = layers.find_pixels(model)

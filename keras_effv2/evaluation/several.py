@@ -5,8 +5,14 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_effv2 import graph, layers
-from keras_effv2.evaluation.calibration import calibration_error, dense_head, scale
+from keras_effv2 import layers
+from keras_effv2.evaluation.calibration import (
+    calibration_error,
+    dense_head,
+    scale,
+    sharpening,
+    tempered,
+)
 from keras_effv2.evaluation.outputs import predicted
 
 HALF = 0.5  # the threshold of a label that nothing is known of
@@ -112,12 +118,6 @@ def judge_several(scores, labels, class_names, thresholds=None, split="test"):
     )
 
 
-def says_several(model):
-    """Whether a model's outputs are probabilities each by itself, of two labels or more."""
-    own = graph.activation_of(model) or graph.said_of_head(model, "activation")
-    return own == "sigmoid" and model.outputs[0].shape[-1] > 1
-
-
 def calibrate_several(model: keras.Model, split, *, image_size: int | None = None) -> dict:
     """Makes a model of several labels a picture honest, and finds a threshold for each label.
 
@@ -139,8 +139,8 @@ def calibrate_several(model: keras.Model, split, *, image_size: int | None = Non
     """
     head = dense_head(model)
     scores, labels, _ = predicted(model, split, image_size=image_size)
-    factor = _sharpening(scores, labels)
-    honest = _sigmoid(factor * _logits(scores))
+    factor = sharpening(scores, labels, independent=True)
+    honest = tempered(scores, factor, independent=True)
     thresholds = [_threshold(*pair) for pair in zip(honest.T, labels.T, strict=True)]
     temperature = scale(model, head, factor)
     pixels = layers.find_pixels(model)
@@ -155,20 +155,6 @@ def calibrate_several(model: keras.Model, split, *, image_size: int | None = Non
     }
 
 
-def _sharpening(probabilities, labels):
-    """The factor of the logits that makes labelled pictures likeliest; see `calibration.sharpening`."""
-    from scipy.optimize import minimize_scalar
-
-    logits, doubt = _logits(probabilities), 1 / (len(labels) + 2)
-    targets = labels * (1 - doubt) + (1 - labels) * doubt
-
-    def loss(log_factor):
-        z = np.exp(log_factor) * logits
-        return np.mean(np.logaddexp(0, z) - targets * z)
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
-
-
 def _threshold(scores, labels):
     """The probability from which on a label is said with the largest F1, between two of these."""
     from sklearn.metrics import precision_recall_curve
@@ -180,14 +166,3 @@ def _threshold(scores, labels):
     best = int(np.argmax(f1[:-1]))
     below = at[best - 1] if best else 0.0
     return float((at[best] + below) / 2)
-
-
-def _logits(probabilities):
-    p = np.clip(np.asarray(probabilities, "float64"), 1e-12, 1 - 1e-7)
-    return np.log(p) - np.log1p(-p)
-
-
-def _sigmoid(logits):
-    from scipy.special import expit
-
-    return expit(logits)

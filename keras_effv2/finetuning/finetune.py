@@ -24,6 +24,7 @@ from keras_effv2.evaluation import (
     evaluate,
 )
 from keras_effv2.evaluation.doubts import Doubt
+from keras_effv2.evaluation.outputs import are_independent
 from keras_effv2.exporting import export_hub
 from keras_effv2.finetuning.freezing import freeze
 from keras_effv2.finetuning.head import solve
@@ -202,7 +203,7 @@ def _calibrated(result, data, recipe, unknown, folder):
         return data
     share = 0.05 if unknown is None and strangers is not None else unknown
     weights = weighting.class_weights(recipe.class_weight, data.train)
-    if data.validation.several:
+    if data.validation.several and are_independent(result.model):
         found = calibrate_several(result.model, data.validation)
     else:
         found = calibrate(
