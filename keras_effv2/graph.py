@@ -72,11 +72,16 @@ def said_of_head(model, key):
     Returns:
         What it says, or None: there is no such layer, or its names are those of another head.
     """
-    pixels, count = find_pixels(model), model.outputs[0].shape[-1]
-    names = pixels.class_names if pixels is not None else None
-    if pixels is None or (names and len(names) not in (count, max(2, count))):
+    pixels = find_pixels(model)
+    if pixels is None or (pixels.class_names and not are_its_classes(model, pixels.class_names)):
         return None
     return getattr(pixels, key)
+
+
+def are_its_classes(model, names):
+    """Whether there are as many names as the model has classes; one output stands for two, or one."""
+    count = model.outputs[0].shape[-1]
+    return len(names) in (count, max(2, count))
 
 
 def is_dynamic(model):

@@ -88,7 +88,7 @@ def test_evaluated_with_a_page(collages, tmp_path):
     model = build_sigmoids()
     found = evaluation.calibrate_several(model, collages.validation, image_size=32)
     pixels = layers.find_pixels(model)
-    assert pixels.thresholds == tuple(found["thresholds"]) and len(pixels.thresholds) == 3
+    assert pixels.thresholds == found["thresholds"] and len(pixels.thresholds) == 3
     scores = model.predict(collages.test.pictures.astype("float32"), verbose=0)
     pixels.class_names = collages.class_names
     result = evaluation.evaluate(model, collages, tmp_path, image_size=32)

@@ -236,7 +236,7 @@ def test_several_labels_a_picture(start, tmp_path, capsys):
     assert judged.mean_average_precision > 0.75  # guessing gives a half
     model = keras.models.load_model(tmp_path / "run" / "model.keras")
     kept = layers.find_pixels(model)
-    assert kept.thresholds == tuple(row[-1] for row in judged.labels_table)
+    assert kept.thresholds == [row[-1] for row in judged.labels_table]
     recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert (recipe["loss"], recipe["class_weight"]) == ("sigmoid", "none")
     scores = model.predict(splits[2].pictures.astype("float32"), verbose=0)

@@ -161,7 +161,7 @@ def test_the_contract_travels_with_a_file(form, tiny_effnet, tmp_path):
     model = tiny_effnet()
     pixels = layers.find_pixels(model)
     pixels.image_size, pixels.crop, pixels.resize = 160, "automl", "bicubic"
-    pixels.temperature, pixels.unknown_below, pixels.thresholds = 0.5, 0.8, (0.25,) * 10
+    pixels.temperature, pixels.unknown_below, pixels.thresholds = 0.5, 0.8, [0.25] * 10
     path = str(tmp_path / form)
     model.save_weights(path) if form.endswith("h5") else model.save(path)
     found = layers.find_pixels(tiny_effnet(weights=path))

@@ -250,18 +250,19 @@ def load_model(values, *, exports=False, **arguments):
 
 def _named(model, text):
     """The model with the names of classes that a file holds, or that are given with commas."""
-    from keras_effv2 import layers
+    from keras_effv2 import graph, layers
 
     if os.path.isfile(files.expand(text)):
         with open(files.expand(text), encoding="utf-8") as file:
             names = file.read().splitlines()
     else:
         names = text.split(",")
-    pixels, count = layers.find_pixels(model), model.output_shape[-1]
-    if len(names) not in (count, max(2, count)):
+    if not graph.are_its_classes(model, names):
+        count = model.outputs[0].shape[-1]
         raise UsageError(
             f"--class_names has {len(names)} names, the model {count} outputs; received {text!r}"
         )
+    pixels = layers.find_pixels(model)
     if pixels is None:
         raise UsageError(
             f"--class_names cannot be kept by {model.name}, which no builder of this package made"

@@ -145,7 +145,7 @@ def calibrate_several(model: keras.Model, split, *, image_size: int | None = Non
     temperature = scale(model, head, factor)
     pixels = layers.find_pixels(model)
     if pixels is not None:
-        pixels.thresholds = tuple(thresholds)
+        pixels.thresholds = thresholds
     return {
         "temperature": temperature,
         "pictures": len(labels),

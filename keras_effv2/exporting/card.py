@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_effv2 import graph, layers
 from keras_effv2.exporting.views import saved_models_in
+from keras_effv2.model_files.runtimes import CARD
 
 
 def card_of(net, kind, labels, images, outputs):
@@ -22,10 +23,11 @@ def card_of(net, kind, labels, images, outputs):
     """
     pixels = layers.find_pixels(net)
     contract = pixels.contract() if pixels is not None else {}
-    own = graph.activation_of(net) if kind == "classification" else None
-    if kind == "classification" and own is None:  # logits; a single one is of a sigmoid
-        own = "sigmoid" if net.output_shape[-1] == 1 else None
-    said = ("unknown_below", "thresholds", "temperature")
+    classifies = kind == "classification"
+    own = graph.activation_of(net) if classifies else None
+    if classifies and own is None and net.output_shape[-1] == 1:  # one logit is of a sigmoid
+        own = "sigmoid"
+    confidence = layers.pixels.CONFIDENCE if classifies else ()
     return {
         "version": 1,
         "variant": net.name,
@@ -34,17 +36,17 @@ def card_of(net, kind, labels, images, outputs):
         "images": list(images),
         "outputs": outputs,
         "activation": own or contract.get("activation"),
-        "classes": net.output_shape[-1] if kind == "classification" else None,
+        "classes": net.output_shape[-1] if classifies else None,
         "class_names": list(labels) if labels else None,
         "image_size": net.inputs[0].shape[1] or contract.get("image_size"),
         "crop": contract.get("crop"),
         "resize": contract.get("resize"),
-        **{key: contract[key] for key in said if kind == "classification" and key in contract},
+        **{key: contract[key] for key in confidence if key in contract},
     }
 
 
 def write_card(folder, net, view, kind, labels):
-    """Writes `assets.extra/keras_effv2.json` and `assets.extra/MODEL_CARD.md` into an export.
+    """Writes the card, `assets.extra/keras_effv2.json`, and `assets.extra/MODEL_CARD.md` into an export.
 
     Args:
         folder: `pathlib.Path` of the SavedModel.
@@ -58,7 +60,7 @@ def write_card(folder, net, view, kind, labels):
     card["variables"] = [v.path for v in view.weights]
     extra = folder / "assets.extra"
     extra.mkdir()
-    (extra / "keras_effv2.json").write_text(json.dumps(card, indent=1), encoding="utf-8")
+    (extra / CARD).write_text(json.dumps(card, indent=1), encoding="utf-8")
     (extra / "MODEL_CARD.md").write_text(_model_card(net, card), encoding="utf-8")
 
 

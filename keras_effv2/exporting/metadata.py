@@ -11,7 +11,9 @@ import zipfile
 
 import flatbuffers
 
-CARD, LABELS = "keras_effv2.json", "labels.txt"
+from keras_effv2.model_files.runtimes import CARD
+
+LABELS = "labels.txt"
 # numbers of the schema
 _AXIS_LABELS, _RGB, _IMAGE, _NORMALIZATION, _THRESHOLDING = 2, 1, 2, 1, 3
 

@@ -19,6 +19,8 @@ PIXELS = {
     "127.5": ((127.5,), (127.5,)),
 }
 
+CONFIDENCE = ("temperature", "unknown_below", "thresholds")  # what is known of it; see `Pixels`
+
 SIDE = 224  # of the pictures of a model that says nothing else, in pixels
 
 
@@ -62,7 +64,8 @@ class Pixels(keras.layers.Layer):
         temperature: What the logits were divided by to make confidences honest, or None.
         unknown_below: Confidence below which a picture is said to be of none of the classes, or
             None.
-        thresholds: Of sigmoids: for each label the probability from which on it is said, or None.
+        thresholds: Of sigmoids: for each label the probability from which on it is said, a list, or
+            None.
         features: Optional dictionary from `reduction_1` .. to the names of the layers that give
             these feature maps.
     """
@@ -92,7 +95,7 @@ class Pixels(keras.layers.Layer):
         self.activation = activation
         self.class_names = tuple(class_names) if class_names else None
         self.temperature, self.unknown_below = temperature, unknown_below
-        self.thresholds = tuple(thresholds) if thresholds else None
+        self.thresholds = thresholds
         self.features = dict(features or {})
         self.supports_masking = True
         self.autocast = False  # bfloat16 cannot tell 254 from 255
@@ -111,16 +114,12 @@ class Pixels(keras.layers.Layer):
 
     def forget_confidence(self):
         """Says nothing of confidence any more: the head has been trained since it was judged."""
-        self.temperature = self.unknown_below = self.thresholds = None
+        for key in CONFIDENCE:
+            setattr(self, key, None)
 
     def contract(self):
         """Everything the layer says, as a dictionary that JSON can hold."""
-        thresholds = list(self.thresholds) if self.thresholds else None
-        later = {
-            "temperature": self.temperature,
-            "unknown_below": self.unknown_below,
-            "thresholds": thresholds,
-        }
+        later = {key: getattr(self, key) for key in CONFIDENCE}
         return {
             "pixels": self.pixels,
             "enabled": self.enabled,
@@ -153,8 +152,8 @@ class Pixels(keras.layers.Layer):
             setattr(self, key, read[key] or getattr(self, key))
         photos.check_geometry(self.crop, self.resize)
         self.class_names = tuple(read["class_names"]) if read["class_names"] else None
-        self.temperature, self.unknown_below = read.get("temperature"), read.get("unknown_below")
-        self.thresholds = tuple(read["thresholds"]) if read.get("thresholds") else None
+        for key in CONFIDENCE:
+            setattr(self, key, read.get(key))
 
 
 def find_pixels(model):

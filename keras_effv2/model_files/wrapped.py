@@ -34,8 +34,7 @@ def wrapped(path, run, card):
         crop=card.get("crop") or "none",
         resize=card.get("resize") or "bilinear",
         activation=activation,
-        **{key: card.get(key) for key in ("class_names", "unknown_below", "thresholds")},
-        temperature=card.get("temperature"),
+        **{key: card.get(key) for key in ("class_names", *layers.pixels.CONFIDENCE)},
         name="pixels",
     )(images)
     x = _Runtime(run, classes, "linear" if logits else activation, name="export")(x)

@@ -14,6 +14,8 @@ import numpy as np
 
 from keras_effv2 import errors, needs
 from keras_effv2.files import expand, open_regular, unpack
+from keras_effv2.layers.pixels import CONFIDENCE
+from keras_effv2.model_files.runtimes import CARD
 from keras_effv2.weights import timm
 
 
@@ -190,7 +192,7 @@ def _read_keras3(layers, origin):
 
 
 def _use(contract):
-    keys = ("image_size", "crop", "resize", "temperature", "unknown_below", "thresholds")
+    keys = ("image_size", "crop", "resize", *CONFIDENCE)
     return {key: contract[key] for key in keys if contract.get(key)}
 
 
@@ -270,7 +272,7 @@ def _read_saved_model(path):
         graph.ParseFromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is a damaged SavedModel ({errors.first_line(error)}).") from error
-    card = os.path.join(path, "assets.extra", "keras_effv2.json")
+    card = os.path.join(path, "assets.extra", CARD)
     if not os.path.exists(card):
         arrays = {
             attribute.full_name: reader.get_tensor(attribute.checkpoint_key)
