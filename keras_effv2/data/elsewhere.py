@@ -7,8 +7,8 @@ import keras
 
 from keras_effv2 import errors, needs, weights
 from keras_effv2.data.carving import carve_labels
-from keras_effv2.data.folder import SPLITS, load_folder
-from keras_effv2.data.records import Records
+from keras_effv2.data.folder import load_folder
+from keras_effv2.data.records import Records, splits_of
 from keras_effv2.data.split import Data, Split
 from keras_effv2.data.walking import LeftOut, find_folders, loose_pictures
 
@@ -54,24 +54,15 @@ def load_hugging_face(name, validation, seed):
         raise OSError(f"hf:{name} could not be loaded: {_as_sentence(error)}") from error
     features = next(iter(found.values())).features
     image, label, names, several = _features(name, features, datasets)
-    keys = {
-        ours: next((key for key in theirs if key in found), None) for ours, theirs in SPLITS.items()
-    }
-    splits = {
-        ours: Records(names, _Rows(found[key], image, label, datasets), image, label, several)
-        for ours, key in keys.items()
-        if key
-    }
-    splits = {ours: records for ours, records in splits.items() if records.is_labelled()}
-    if "test" not in splits and "validation" in splits:
-        splits["test"] = splits.pop("validation")
+
+    def split(key):
+        return Records(names, _Rows(found[key], image, label, datasets), image, label, several)
+
+    splits = splits_of(found, split, validation, seed)
     if "train" not in splits:
         raise ValueError(
             f"hf:{name} has no split 'train' with labels. Its splits: {', '.join(found)}."
         )
-    for split, offset in (("test", 1), ("validation", 0)):
-        if split not in splits and validation:
-            splits["train"], splits[split] = splits["train"].carve(validation, seed + offset)
     return Data(f"hf:{name}", names, **splits)
 
 

@@ -82,7 +82,7 @@ def _find_splits(path, left_out):
     below = [name for name in find_folders(path, own) if name != UNKNOWN]
     found = {}
     for name in below:
-        split = _split_called(name)
+        split = split_called(name)
         if split and find_folders(tf.io.gfile.join(path, name), LeftOut()):
             if split in found:
                 raise ValueError(
@@ -92,7 +92,7 @@ def _find_splits(path, left_out):
             found[split] = name
     rest = [name for name in below if name not in found.values()]
     if "train" not in found:
-        flat = [name for name in rest if _split_called(name)]
+        flat = [name for name in rest if split_called(name)]
         if flat and len(flat) + len(found) == len(below):
             raise ValueError(
                 f"{path}/{flat[0]} has no class folders. Put its pictures into one folder a "
@@ -108,7 +108,7 @@ def _find_splits(path, left_out):
     like_classes = [
         name
         for name in rest
-        if not _split_called(name) and loose_pictures(tf.io.gfile.join(path, name))
+        if not split_called(name) and loose_pictures(tf.io.gfile.join(path, name))
     ]
     if len(found) == 1 and like_classes:
         raise ValueError(
@@ -121,7 +121,8 @@ def _find_splits(path, left_out):
     return {split: tf.io.gfile.join(path, name) for split, name in found.items()}
 
 
-def _split_called(name):
+def split_called(name):
+    """Which split a name is one of, or None."""
     return next((split for split, names in SPLITS.items() if name.lower() in names), None)
 
 

@@ -1,6 +1,7 @@
 """Labels in a table: a CSV file, or a DataFrame of pandas."""
 
 import csv
+import itertools
 import os
 import urllib.parse
 
@@ -10,7 +11,7 @@ from absl import logging
 from keras_effv2 import needs
 from keras_effv2.data.carving import completed, identity, warn_of_duplicates
 from keras_effv2.data.damage import examine
-from keras_effv2.data.folder import SPLITS
+from keras_effv2.data.folder import SPLITS, split_called
 from keras_effv2.data.split import Data, Split
 
 # names of columns that say what they hold, in any case; the first that is there counts
@@ -238,16 +239,13 @@ def _parts(frame, name, column):
     """`"train"`, `"validation"` or `"test"` of every row."""
     if column is None:
         return np.full(len(frame), "train")
-    known = {word: part for part, words in SPLITS.items() for word in words}
-    parts = []
-    for i, value in enumerate(frame[column]):
-        word = _text(value).lower()
-        if word not in known:
-            raise ValueError(
-                f"{name}, row {_row(frame, i)}: the split ({column}) is {_text(value)!r}; splits are "
-                f"{', '.join(known)}."
-            )
-        parts.append(known[word])
+    parts = [split_called(_text(value)) for value in frame[column]]
+    if None in parts:
+        i = parts.index(None)
+        raise ValueError(
+            f"{name}, row {_row(frame, i)}: the split ({column}) is {_text(frame[column].iloc[i])!r}; "
+            f"splits are {', '.join(itertools.chain(*SPLITS.values()))}."
+        )
     return np.array(parts)
 
 

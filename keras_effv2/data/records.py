@@ -6,9 +6,35 @@ import hashlib
 import numpy as np
 import tensorflow as tf
 
+from keras_effv2.data.folder import SPLITS
 from keras_effv2.data.split import Split
 
 SAMPLE = 20_000  # labels that are enough to know how frequent the classes are
+
+
+def splits_of(keys, records_of, validation, seed):
+    """The splits of a set of records, by our names.
+
+    Args:
+        keys: Names of its splits.
+        records_of: Function of a name that gives `Records`.
+        validation: Part of the training records for a split that there is not; 0 for none.
+        seed: Seed of that part.
+
+    Returns:
+        A dictionary of those that have labels. A validation split without a test split is the test.
+    """
+    splits = {}
+    for ours, theirs in SPLITS.items():
+        key = next((key for key in theirs if key in keys), None)
+        if key is not None and (records := records_of(key)).is_labelled():
+            splits[ours] = records
+    if "test" not in splits and "validation" in splits:
+        splits["test"] = splits.pop("validation")
+    for split, offset in (("test", 1), ("validation", 0)):
+        if validation and "train" in splits and split not in splits:
+            splits["train"], splits[split] = splits["train"].carve(validation, seed + offset)
+    return splits
 
 
 class Records(Split):

@@ -3,8 +3,7 @@
 import tensorflow as tf
 
 from keras_effv2 import needs
-from keras_effv2.data.folder import SPLITS
-from keras_effv2.data.records import Records
+from keras_effv2.data.records import Records, splits_of
 from keras_effv2.data.split import Data
 
 IN_MEMORY = 4 * 2**30  # bytes of a TFDS split that is read at once
@@ -49,23 +48,10 @@ def load_tfds(name, validation, seed):
         examples = builder.as_dataset(split=key, shuffle_files=False, decoders=decoders)
         return Records(names, list(examples.as_numpy_iterator()), image, label, several)
 
-    keys = {
-        ours: next((k for k in theirs if k in builder.info.splits), None)
-        for ours, theirs in SPLITS.items()
-    }
-    splits = {ours: split(key) for ours, key in keys.items() if key}
-    splits = {ours: records for ours, records in splits.items() if records.is_labelled()}
-    if "test" not in splits and "validation" in splits:
-        splits["test"] = splits.pop("validation")
+    splits = splits_of(builder.info.splits, split, validation, seed)
     if not splits:
         raise ValueError(f"tfds:{name} has no split whose pictures have labels.")
-    if "train" not in splits:
-        return Data(f"tfds:{name}", names, None, test=splits.get("test"))
-    if "test" not in splits and validation:
-        splits["train"], splits["test"] = splits["train"].carve(validation, seed + 1)
-    if "validation" not in splits and validation:
-        splits["train"], splits["validation"] = splits["train"].carve(validation, seed)
-    return Data(f"tfds:{name}", names, **splits)
+    return Data(f"tfds:{name}", names, **{"train": None, **splits})
 
 
 def _tfds_features(name, features, tfds):

@@ -9,6 +9,11 @@ from keras_effv2.data.weighting import class_weights
 from keras_effv2.evaluation.doubts import cross_validated, find_doubts
 
 FEW_ENOUGH = 10_000  # pictures of which doubtful labels are looked for: five more solutions
+STRENGTHS = (0.0003, 0.003, 0.03)  # of the regularisation; the middle one where none can be chosen
+    0.003,
+    0.0003,
+    0.03,
+)  # of the regularisation; the first where there is nothing to choose by
 ENOUGH = 20_000  # pictures to solve a head on; more take hours and change little
 
 
@@ -108,15 +113,20 @@ def _of_several(features, labels, seed):
     order = np.random.default_rng(seed).permutation(len(labels))
     held, rest = np.split(order, [len(order) // 5])
     scored = np.flatnonzero(labels[held].any(0) & labels[rest].any(0))
-    best, score = 0.003, float("nan")
-    if len(scored):
-        scores = {}
-        for strength in (0.0003, 0.003, 0.03):
-            kernel, bias = _each(features[rest], labels[rest], strength)
-            said = features[held] @ kernel + bias
-            scores[strength] = average_precision_score(labels[held][:, scored], said[:, scored])
-        best, score = max(scores.items(), key=lambda item: item[1])
+
+    def precision(strength):
+        kernel, bias = _each(features[rest], labels[rest], strength)
+        said = features[held] @ kernel + bias
+        return average_precision_score(labels[held][:, scored], said[:, scored])
+
+    best, score = _best(precision) if len(scored) else (STRENGTHS[1], np.nan)
     return *_each(features, labels, best), float(score)
+
+
+def _best(score_of):
+    """The strength of the highest score, and the score."""
+    scores = {strength: score_of(strength) for strength in STRENGTHS}
+    return max(scores.items(), key=lambda item: item[1])
 
 
 def _each(features, labels, strength):
@@ -137,15 +147,16 @@ def _regularisation(features, labels, weights, seed):
 
     counts = np.bincount(labels)
     if min(counts[counts > 0]) < 5:  # too few to choose by
-        return 0.003, float("nan")
+        return STRENGTHS[1], np.nan
     parts = train_test_split(features, labels, test_size=0.2, random_state=seed, stratify=labels)
     train, held, train_labels, held_labels = parts
-    scores = {}
-    for strength in (0.0003, 0.003, 0.03):
+
+    def accuracy(strength):
         kernel, bias = _solved(train, train_labels, len(weights), strength)
         said = (held @ kernel + bias + np.log(weights)).argmax(1)
-        scores[strength] = np.average(said == held_labels, weights=weights[held_labels])
-    return max(scores.items(), key=lambda item: item[1])
+        return np.average(said == held_labels, weights=weights[held_labels])
+
+    return _best(accuracy)
 
 
 def _solved(features, labels, classes, strength):
