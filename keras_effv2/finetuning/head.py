@@ -10,10 +10,6 @@ from keras_effv2.evaluation.doubts import cross_validated, find_doubts
 
 FEW_ENOUGH = 10_000  # pictures of which doubtful labels are looked for: five more solutions
 STRENGTHS = (0.0003, 0.003, 0.03)  # of the regularisation; the middle one where none can be chosen
-    0.003,
-    0.0003,
-    0.03,
-)  # of the regularisation; the first where there is nothing to choose by
 ENOUGH = 20_000  # pictures to solve a head on; more take hours and change little
 
 
