@@ -321,7 +321,18 @@ def test_the_command(start, tmp_path, capsys):
     kept = layers.find_pixels(keras.models.load_model(tmp_path / "run" / "model.keras"))
     assert kept.temperature == told["temperature"] and kept.unknown_below == told["unknown_below"]
     judged = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert judged["rejection"]["strangers"] == 3 and judged["rejection"]["accepted"] <= 1
+    assert judged["rejection"]["strangers"] == 3  # the other three chose the threshold
+    model_file = tmp_path / "run" / "model.keras"
+    asked = [f"--data={tmp_path}/photos", f"--model_file={model_file}", "--format=json"]
+    assert cli.main(["evaluate", *asked]) == 0
+    again = json.loads(capsys.readouterr().out)["rejection"]
+    assert again["strangers"] == 3
+    assert again["auroc"] == pytest.approx(judged["rejection"]["auroc"], abs=0.01)
+    before = model_file.stat().st_mtime_ns
+    assert cli.main([*command, *settings]) == 0  # nothing is left to do
+    assert model_file.stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["calibration"] == told
+    capsys.readouterr()
     assert judged["calibration_error_before"] is not None
     table = (tmp_path / "run" / "doubtful.csv").read_text().splitlines()
     assert table[0] == "split,file,label,said,confidence"

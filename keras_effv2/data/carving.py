@@ -94,6 +94,12 @@ def _rarest(split):
     return np.where(split.labels.any(1), counts.argmin(1), len(split.class_names))
 
 
+def halves(split):
+    """A split in two, always the same ones: to choose by, and to judge by what was chosen."""
+    order = np.random.default_rng(0).permutation(len(split))
+    return tuple(split.select(np.sort(own)) for own in np.split(order, [len(order) // 2]))
+
+
 def warn_of_duplicates(splits, identify):
     """Says how many pictures are in two splits, and names two."""
     seen, copies = {}, []

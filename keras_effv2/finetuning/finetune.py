@@ -15,6 +15,7 @@ from absl import logging
 
 from keras_effv2 import files, models, recipes, training, variants
 from keras_effv2.data import Data, weighting
+from keras_effv2.data.carving import halves
 from keras_effv2.evaluation import (
     Evaluation,
     SeveralEvaluation,
@@ -190,10 +191,8 @@ def _doubted(folder):
 def _calibrated(result, data, recipe, unknown, folder):
     """Makes the model's confidences honest and writes it anew; the data that is left to judge it."""
     strangers = data.unknown
-    if strangers is not None:  # a half to choose by, a half to judge by
-        order = np.random.default_rng(recipe.seed).permutation(len(strangers))
-        half = len(order) // 2
-        strangers, rest = (strangers.select(np.sort(own)) for own in np.split(order, [half]))
+    if strangers is not None:  # to choose by, and to judge by
+        strangers, rest = halves(strangers)
         data = dataclasses.replace(data, unknown=rest)
     if data.validation is None:
         if unknown is not None or strangers is not None:
@@ -209,8 +208,9 @@ def _calibrated(result, data, recipe, unknown, folder):
         found = calibrate(
             result.model, data.validation, class_weights=weights, strangers=strangers, share=share
         )
-    records.write_model(folder, result.model)
-    records.tell(folder, {"calibration": found})
+    if not records.says(folder, {"calibration": found}):
+        records.write_model(folder, result.model)
+        records.tell(folder, {"calibration": found})
     logging.info(
         "Confidence on %d validation pictures: calibration error %.3f, by a temperature of %.2f %.3f%s.",
         found["pictures"],

@@ -104,9 +104,11 @@ def curves(workdir):
 
 
 def write_results(workdir, model, data, recipe, progress):
-    """Writes model.keras, labels.txt, summary.json and history.png."""
-    write_model(workdir, model)
-    files.write_whole(workdir / "labels.txt", "\n".join(data.class_names) + "\n")
+    """Writes model.keras, labels.txt, summary.json and history.png, unless they stand there.
+
+    What was done to a finished model since, such as its calibration, stays when the run is asked for
+    again.
+    """
     history = progress.history
     last = history[-1] if history else {}
     best = {"best_epoch": progress.best_epoch, "best_val_loss": progress.best_loss}
@@ -129,6 +131,11 @@ def write_results(workdir, model, data, recipe, progress):
         **best,
         **{key: last.get(key) for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
     }
+    names = ("model.keras", "labels.txt", *(("history.png",) if history else ()))
+    if says(workdir, summary) and all((workdir / name).exists() for name in names):
+        return
+    write_model(workdir, model)
+    files.write_whole(workdir / "labels.txt", "\n".join(data.class_names) + "\n")
     files.write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
     if history:
         files.write_whole(workdir / "history.png", _drawn(history))
@@ -140,6 +147,15 @@ def write_model(workdir, model):
     view = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     with files.replacing(workdir / "model.keras") as temporary:
         view.save(temporary)
+
+
+def says(workdir, told):
+    """Whether summary.json, the last file of a model's, says all of this."""
+    try:
+        known = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(known, dict) and known | json.loads(json.dumps(told)) == known
 
 
 def tell(workdir, told):

@@ -9,6 +9,7 @@ from absl import logging
 from keras_effv2 import data as data_sets
 from keras_effv2 import files
 from keras_effv2.data import Data
+from keras_effv2.data.carving import halves
 from keras_effv2.data.split import of_names
 from keras_effv2.training import state
 
@@ -24,7 +25,8 @@ def unseen(data: str, model_file: str | os.PathLike | None, *, strict: bool = Fa
         strict: As `keras_effv2.data.load`'s.
 
     Returns:
-        A `Data`. If the run was trained on this data set, its splits are those of the training.
+        A `Data`. If the run was trained on this data set, its splits are those of the training, and
+        of pictures of none of the classes it has those by which no threshold was chosen.
         Otherwise those that the data set comes with are whole; without any, `test` is all of it.
 
     Raises:
@@ -45,7 +47,9 @@ def unseen(data: str, model_file: str | os.PathLike | None, *, strict: bool = Fa
         if parts and parts.train:
             own = parts.train.fingerprint()
             if {own, of_names(own)} & learnt:
-                return parts
+                if parts.unknown is None:
+                    return parts
+                return dataclasses.replace(parts, unknown=halves(parts.unknown)[1])
             if data_sets.resolved(parts.name) in learnt:
                 logging.warning(
                     "%s was trained on %s split in another way, or changed since: some of what it "
