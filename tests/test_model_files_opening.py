@@ -9,9 +9,11 @@ import flatbuffers
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import build_convnet, tiny_data
 from flatbuffers import number_types
 from PIL import Image
+from scipy.special import softmax
 from tensorflow.lite.python import schema_py_generated as schema
 
 from keras_effv2 import cli, evaluation, exporting, graph, imagenet, layers, model_files
@@ -83,6 +85,37 @@ def test_the_commands_take_every_format(exported, tmp_path, capsys):
         assert numbers[name]["rejection"]["rejected"] == numbers["keras"]["rejection"]["rejected"]
     page = (tmp_path / "tflite" / "report.html").read_text()
     assert "Confusion matrix" in page and "Grad-CAM" not in page
+
+
+class Foreign(tf.Module):
+    """An image classifier as TF Hub has them: images in [0, 1], logits, no names."""
+
+    @tf.function
+    def __call__(self, images, training=False):
+        means = tf.reduce_mean(images, (1, 2))
+        return tf.concat([means, means], 1)
+
+
+class Signed(Foreign):
+    @tf.function(input_signature=[tf.TensorSpec((None, 32, 32, 3))])
+    def serve(self, images):
+        return {"logits": self(images)}
+
+
+def test_a_model_of_somebody_else(tmp_path):
+    """It knows how many classes it has by its signature; without one there is a sentence."""
+    foreign, images = Signed(), np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3))
+    wanted = softmax(foreign(tf.constant(images / 255, tf.float32)).numpy(), 1)
+    tf.saved_model.save(foreign, tmp_path / "hub")
+    opened = model_files.load_model(tmp_path / "hub")
+    assert opened.output_shape == (None, 6)
+    found = evaluation.probabilities(opened)(images.astype("float32"))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    bare = Foreign()
+    bare(tf.zeros((1, 32, 32, 3)))
+    tf.saved_model.save(bare, tmp_path / "bare")
+    with pytest.raises(ValueError, match="bare does not say how many classes it has"):
+        model_files.load_model(tmp_path / "bare")
 
 
 def test_folders_and_repositories(exported, tmp_path, monkeypatch, capsys):

@@ -32,7 +32,11 @@ def saved_model(path):
         if labels is not None and not card.get("class_names"):
             with tf.io.gfile.GFile(labels.asset_path.numpy().decode()) as file:
                 card["class_names"] = file.read().splitlines()
-        return lambda images, kept=loaded: loaded(images, training=False), card
+
+        def call(images, kept=loaded):
+            return loaded(images, training=False)
+
+        return call, card if card.get("class_names") else {"classes": _outputs(loaded), **card}
     serve = loaded.signatures["serving_default"]
     (name,) = serve.structured_input_signature[1]
 
@@ -41,6 +45,15 @@ def saved_model(path):
         return outputs
 
     return run, card
+
+
+def _outputs(loaded):
+    """How many numbers a reusable SavedModel gives for a picture, by its signature; None: unknown."""
+    signature = getattr(loaded, "signatures", {}).get("serving_default")
+    shapes = (
+        [tuple(spec.shape) for spec in signature.structured_outputs.values()] if signature else []
+    )
+    return shapes[0][-1] if len(shapes) == 1 and len(shapes[0]) == 2 else None
 
 
 def tflite(path):

@@ -24,7 +24,12 @@ def wrapped(path, run, card):
     if card.get("kind", "classification") != "classification":
         raise ValueError(f"{path} is a {card['kind']}: it gives features, no classes.")
     logits, classes = card.get("outputs", "logits") == "logits", card.get("classes")
-    classes = classes or len(card.get("class_names") or ()) or None
+    classes = classes or len(card.get("class_names") or ())
+    if not classes:
+        raise ValueError(
+            f"{path} does not say how many classes it has: it has neither labels nor a signature with "
+            "one output. Give the .keras file it was made of."
+        )
     activation = "sigmoid" if classes == 1 else card.get("activation") or "softmax"
     side = card.get("image_size") if card.get("only") else None
     images = keras.Input((side, side, 3))
@@ -64,7 +69,7 @@ class _Runtime(keras.layers.Layer):
 
     def call(self, images):
         outputs = self.run(images)
-        return keras.ops.reshape(outputs, (-1, self.classes)) if self.classes else outputs
+        return keras.ops.reshape(outputs, (-1, self.classes))
 
     def compute_output_spec(self, images):
         return keras.KerasTensor((None, self.classes), dtype="float32")
