@@ -158,15 +158,48 @@ def test_the_page_tells_what_the_files_say(run):
     assert "Not evaluated." in text and "secret" not in text and "`csv:table.csv`" in text
 
 
+def test_the_page_claims_nothing_of_a_start_that_is_not_known(run):
+    text = told(run, "kaggle:me/flowers/keras/b0")
+    assert "kagglehub.model_download" in text
+    assert "pip install 'keras_effv2[train,publish]'" in text  # kagglehub is among the second
+    (run / "start.json").write_text(json.dumps({"model": "mine", "weights": None}))
+    assert "2 epochs from random weights, recipe" in told(run)
+    (run / "start.json").unlink()
+    assert "2 epochs, recipe" in told(run)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("folder:/home/me/photos/", "folder:photos"),
+        ("csv:~/tables/labels.csv?label=kind", "csv:labels.csv"),
+        ("tfds:coco/2017:1.1.0?data_dir=/home/me", "tfds:coco/2017:1.1.0"),
+        ("kaggle:owner/name/versions/2", "kaggle:owner/name/versions/2"),
+        ("hf:owner/name:config", "hf:owner/name:config"),
+        ("hf:./pictures/mine", "hf:mine"),
+        ("hf:tests/data", "hf:data"),
+        ("digits", "digits"),
+        ("pictures of my own", "pictures of my own"),
+    ],
+)
+def test_a_data_set_is_named_without_folders_of_a_machine(given, told, monkeypatch):
+    monkeypatch.chdir(pathlib.Path(__file__).parents[1])
+    assert page._nameless(given) == told
+
+
 def test_what_was_there_and_what_is_served(run, face):
     """An older export goes, other files stay; what comes back is compared."""
     face.commit(
-        [{"key": "file", "value": {"path": path, "content": ""}} for path in ("hub/old", "mine")]
+        [
+            {"key": "file", "value": {"path": path, "content": ""}}
+            for path in ("hub/old", "history.png", "mine")
+        ]
     )
+    (run / "history.png").unlink(missing_ok=True)
     face.spoil = "labels.txt"
     with pytest.raises(OSError, match=r"serves is not what was sent: labels\.txt\. Look there"):
         kev.publish(run, "hf:me/flowers")
-    assert "hub/old" not in face.files and "mine" in face.files
+    assert not {"hub/old", "history.png"} & set(face.files) and "mine" in face.files
     face.closed = True
     with pytest.raises(OSError, match=r"could not be written.*log in: hf auth login\.$"):
         kev.publish(run, "hf:me/flowers")

@@ -40,13 +40,12 @@ def page(workdir, model, names, place, licence):
 
 
 def _nameless(data):
-    """The name of a data set without the folders of somebody's machine; those of hubs are whole."""
+    """The name of a data set without folders of somebody's machine; names of hubs keep their owner."""
     kind, colon, rest = data.partition(":")
     rest = rest.partition("?")[0].rstrip("/")
-    of_a_hub = kind in ("tfds", "kaggle", "keras") or (
-        kind == "hf" and not rest.startswith((".", "/", "~"))
-    )
-    return data if of_a_hub or "/" not in rest else f"{kind}{colon}{os.path.basename(rest)}"
+    local = rest.startswith((".", "/", "~")) or os.path.isdir(rest)
+    of_a_hub = kind in ("tfds", "kaggle", "keras") or (kind == "hf" and not local)
+    return f"{kind}{colon}{rest if of_a_hub else os.path.basename(rest)}"
 
 
 def _metadata(run, place, data, licence):

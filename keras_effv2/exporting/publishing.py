@@ -18,6 +18,7 @@ from keras_effv2.weights.download import is_offline
 from keras_effv2.weights.handles import place
 
 _KAGGLE_LICENCES = {"apache-2.0": "Apache 2.0", "mit": "MIT", "cc0-1.0": "CC0: Public Domain"}
+_OPTIONAL = ("hub/**", "model.tflite", "evaluation.json", "history.png")  # what may go, or not
 _PATIENCE = 600  # seconds in which Kaggle has to serve what it was sent
 
 
@@ -162,7 +163,7 @@ def _hugging_face(handle, folder, fetched, licence, private):
             repo_id=handle,
             folder_path=folder,
             commit_message="effv2 publish",
-            delete_patterns=["hub/**"],  # of an older export
+            delete_patterns=list(_OPTIONAL),  # of an older run, where this one has none
         )
         api.snapshot_download(handle, revision=commit.oid, local_dir=fetched)
     _check(_differing(folder, fetched), address)
