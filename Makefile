@@ -37,7 +37,7 @@ lint: $(VENV)/.installed   ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-check: lint test  ## format, lint, types and the default tests
+check: lint test docs  ## format, lint, types, the default tests and the site
 
 .venv-docs/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-docs

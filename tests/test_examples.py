@@ -1,12 +1,13 @@
 """Every example runs, in a process of its own and with a tiny B0, and is short."""
 
-import json
 import os
 import pathlib
 import subprocess
 import sys
 
 import forked
+import nbclient
+import nbformat
 import pytest
 import small_networks
 
@@ -49,10 +50,17 @@ def test_example_is_short_and_listed(name):
 
 
 def test_notebook(tmp_path):
-    """Its code, in order, in one process; in the notebook a variable makes it long."""
-    cells = json.loads((ROOT / "examples" / "finetune.ipynb").read_text(encoding="utf-8"))["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    assert all(not cell.get("outputs") for cell in cells)
-    (tmp_path / "notebook.py").write_text(code, encoding="utf-8")
-    out = run(tmp_path / "notebook.py", tmp_path)
-    assert "test:" in out
+    """Its cells, in a kernel of Jupyter; in the notebook a variable makes it long."""
+    notebook = nbformat.read(ROOT / "examples" / "finetune.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    paths = f"sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]"
+    small = nbformat.v4.new_code_cell(
+        f"import sys\n{paths}\nimport small_networks as s\ns.shrink()"
+    )
+    notebook.cells.insert(0, small)
+    where = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=300, resources=where).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    said = "".join(output.text for output in outputs if output.get("name") == "stdout")
+    assert "right, between" in said and "says:" in said
+    assert sum("image/png" in output.get("data", ()) for output in outputs) == 3
