@@ -2,10 +2,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
-# what touches Keras and TensorFlow most, in about three minutes
-QUICK := $(addprefix tests/test_,compatibility.py exporting_publishing.py graph.py hub.py layers_backend.py \
-	layers_batch_normalization.py layers_convolution.py layers_dropout.py models.py \
-	rematerialization.py weights_loading.py)
+# what touches Keras, TensorFlow and locks most, in about four minutes
+QUICK := $(addprefix tests/test_,compatibility.py exporting_publishing.py files.py graph.py hub.py \
+	layers_backend.py layers_batch_normalization.py layers_convolution.py layers_dropout.py models.py \
+	rematerialization.py training_run.py weights_loading.py)
 
 .PHONY: help demo test slow floor lint check docs dist clean
 
@@ -28,9 +28,9 @@ test: $(VENV)/.installed   ## the default tests, two files at a time
 slow: $(VENV)/.installed   ## the slow tests
 	$(BIN)/python -m pytest -q -m slow --durations=8
 
-floor:            ## the quick tests with the lowest Keras and TensorFlow that pyproject.toml promises
+floor:            ## the quick tests with the lowest Keras and TensorFlow of pyproject.toml, without fcntl
 	$(MAKE) VENV=.venv-floor CONSTRAINTS=tests/floor.txt .venv-floor/.installed
-	.venv-floor/bin/python -m pytest -q -n 2 --dist loadfile $(QUICK)
+	PYTHONPATH=$(CURDIR)/tests/portable .venv-floor/bin/python -m pytest -q -n 2 --dist loadfile $(QUICK)
 
 lint: $(VENV)/.installed   ## format, lint and types
 	$(BIN)/ruff format --check .
