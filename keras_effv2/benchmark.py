@@ -10,12 +10,12 @@ import dataclasses
 import os
 import statistics
 import tempfile
-import time
 
 import keras
 import numpy as np
 
 from keras_effv2 import models, optimizers, processor, variants
+from keras_effv2.timing import alternate, spread
 
 MEASURES = ("train", "infer", "pipeline", "export")
 LARGEST = 8 << 30  # bytes of a batch
@@ -106,39 +106,7 @@ def _batch(image_size, batch_size):
     return images, rng.integers(0, 1000, batch_size)
 
 
-# -------------------------------------------------------------------------------------- pairing
-
-
-def alternate(ours, peer, rounds, warmup=2, clock=time.perf_counter):
-    """Times two functions in turn.
-
-    Args:
-        ours: Function without arguments.
-        peer: Function without arguments.
-        rounds: How often each is timed, at least 1.
-        warmup: How often each is called before.
-        clock: Gives seconds: `time.perf_counter` those that pass, `time.process_time` those of this
-            process alone.
-
-    Returns:
-        Two lists of seconds.
-
-    Example:
-
-    >>> [len(times) for times in alternate(lambda: 0, lambda: 0, rounds=3)]
-    [3, 3]
-    """
-    for _ in range(warmup):
-        ours()
-        peer()
-    times = ([], [])
-    for round_ in range(rounds):
-        # who goes first changes too: the second finds warmer clocks and colder caches
-        for side in (0, 1) if round_ % 2 == 0 else (1, 0):
-            start = clock()
-            (ours, peer)[side]()
-            times[side].append(clock() - start)
-    return times
+# ----------------------------------------------------------------------------------------- rows
 
 
 def setting(image_size, batch_size):
@@ -153,14 +121,6 @@ def row(measure, model, setting, times, peer, unit="s"):
     ratio = middles[1] / middles[0]
     rounds = len(times[0])
     return Row(measure, model, setting, unit, *middles, peer, ratio, *spreads, rounds)
-
-
-def spread(times):
-    """Interquartile range over the median."""
-    if len(times) < 2:
-        return 0.0
-    low, middle, high = statistics.quantiles(times, n=4)
-    return (high - low) / middle
 
 
 def run(

@@ -10,6 +10,7 @@ import sys
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow's environment variable: "1", "0", or its own choice
 
+_TOLD = "/proc/cpuinfo"
 _WIDEST = (  # NumPy's names, of before 2.4 and since, the widest first
     ("AVX-512 with bfloat16", {"AVX512_SPR"}),
     ("AVX-512 with VNNI", {"AVX512_ICL", "AVX512_CLX"}),
@@ -34,6 +35,22 @@ def instructions() -> str:
         if names & any_of:
             return name
     return platform.machine()
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies numbers of bfloat16, by AVX512_BF16 or AMX, as Linux tells.
+
+    Example:
+
+    >>> multiplies_bfloat16() in (True, False)
+    True
+    """
+    try:
+        with open(_TOLD, encoding="utf-8") as file:
+            words = file.read().split()
+    except OSError:  # not Linux: of processors that do, few run anything else
+        return False
+    return "avx512_bf16" in words or "amx_bf16" in words
 
 
 def slow_by_itself() -> bool:

@@ -39,7 +39,8 @@ class Recipe:
             not: what is learnt by heart has no loss to weigh. Only with `loss="softmax"`.
         ema: Decay of the moving average of all weights, or 0 for none.
         clip: Largest global norm of the gradients, or 0 for no clipping.
-        precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`, which scales the loss.
+        precision: `"float32"`, `"mixed_bfloat16"`, `"mixed_float16"`, which scales the loss, or
+            `"auto"`: `train` times a step in each and takes the fastest; the run keeps it.
         phases: Rows of `ramp`; empty for one phase at the model's size.
         eval_size: Side in pixels at which the model is evaluated; 0: that of the last phase.
         crop_area: Smallest and largest part of a picture that the random crop takes.
@@ -134,7 +135,7 @@ _CHOICES = {
     "optimizer": ("rmsprop", "adamw", "sgd"),
     "schedule": ("cosine", "linear", "staircase", "constant"),
     "loss": ("softmax", "sigmoid"),
-    "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
+    "precision": ("float32", "mixed_bfloat16", "mixed_float16", "auto"),
     "crop": ("none", "automl"),
 }
 _LIMITS = {

@@ -22,7 +22,7 @@ ROOMS = (
     {"variants"},
     {"space"},
     {"layers"},
-    {"graph", "model_files"},
+    {"graph", "model_files", "timing"},
     {"weights", "imagenet", "augment", "optimizers", "rematerialization"},
     {"models"},
     {"recipes"},

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import tiny_data
 
-from keras_effv2 import recipes, searching
-from keras_effv2.searching import analysis, records, step_time
+from keras_effv2 import recipes, searching, timing
+from keras_effv2.searching import analysis, records
 from keras_effv2.searching.engine import Engine, refuse_nfs
 from keras_effv2.space import SPACES, Space
 
@@ -40,17 +40,15 @@ def busy(seconds):
 
 
 def test_twice_the_work_reads_twice_the_time():
-    ratio, _ = step_time.paired_ratio(
-        lambda: busy(0.02), lambda: busy(0.01), clock=time.process_time
-    )
+    ratio, _ = timing.paired_ratio(lambda: busy(0.02), lambda: busy(0.01), clock=time.process_time)
     assert 1.9 < ratio < 2.1
-    ratio, spread = step_time.paired_ratio(lambda: busy(0.01), lambda: busy(0.01))
+    ratio, spread = timing.paired_ratio(lambda: busy(0.01), lambda: busy(0.01))
     assert 0.9 < ratio < 1.1 and spread < 0.2
 
 
 def test_both_sides_go_first_equally_often():
     order = []
-    step_time.paired_ratio(lambda: order.append("a"), lambda: order.append("b"), pairs=4, warmup=1)
+    timing.paired_ratio(lambda: order.append("a"), lambda: order.append("b"), pairs=4, warmup=1)
     assert "".join(order) == "ab" + "ab" + "ba" + "ab" + "ba"
 
 

@@ -3,8 +3,10 @@
 import dataclasses
 import importlib.util
 import pathlib
+import sys
 
 from keras_effv2.cli import flags
+from keras_effv2.phases import ramp
 
 USAGE = "[FLAGS]"
 MEASURES = (
@@ -21,7 +23,7 @@ def define(values):
     flags.image_size(values, 224, "Side in pixels.")
     flags.batch_size(values, 32, "Images a step.")
     flags.integer(values, "rounds", 7, "Timings of each side.", 1, 10_000)
-    flags.precision(values, "Dtype policy.")
+    flags.precision(values, "Dtype policy; auto: the one that trains faster here.")
     flags.boolean(values, "profile", False, "Show where a train step's time goes.")
 
 
@@ -41,7 +43,7 @@ def run(values, _):
 
     from keras_effv2 import benchmark
 
-    keras.config.set_dtype_policy(values.precision)
+    keras.config.set_dtype_policy(_precision(values))
     if values.profile:
         rows = peers.profile(values.model, *settings)
         text = "\n".join(f"{kind:<40} {ms:9.1f} ms {count:>6}" for kind, ms, count in rows[:25])
@@ -51,6 +53,20 @@ def run(values, _):
     measure = (peers or benchmark).run
     rows = measure(values.model, values.measure, peer, *settings, values.rounds)
     flags.show(values, [dataclasses.asdict(row) for row in rows], benchmark.table(rows))
+
+
+def _precision(values):
+    if values.precision != "auto":
+        return values.precision
+
+    from keras_effv2 import models, recipes
+    from keras_effv2.training.precision import fastest
+
+    phase = ramp(1, 1, image_size=(values.image_size,) * 2, batch_size=(values.batch_size,) * 2)
+    recipe = recipes.Recipe("benchmark", "", 1, values.batch_size, 0.1, phases=phase)
+    chosen, why = fastest(lambda: models.builder(values.model)(weights=None), recipe)
+    print(why, file=sys.stderr)
+    return chosen
 
 
 def _peers():

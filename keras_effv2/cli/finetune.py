@@ -31,7 +31,9 @@ def define(values):
         "Such as 90s, 20m or 1.5h in all: size and epochs that are not given are planned to fit."
     )
     flags.string(values, "time_limit", None, meaning)
-    flags.precision(values, "mixed_* where the device is faster in it; the model keeps it.")
+    flags.precision(
+        values, "mixed_* where the device is faster in it, auto: timed here; the model keeps it."
+    )
     flags.integer(values, "seed", 0, "Seed.", 0, (1 << 32) - 1)
     flags.boolean(values, "hub", True, "Also export for TF Hub.")
 

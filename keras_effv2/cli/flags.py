@@ -20,7 +20,7 @@ ANY_FILE = (
     "A saved model instead: .keras, .tflite, .onnx, a SavedModel's folder, the workdir of a run, or "
     "hf://OWNER/NAME."
 )
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "auto")
 LARGEST_BATCH, LARGEST_SIDE = 1 << 16, 10_000
 
 

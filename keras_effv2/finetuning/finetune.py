@@ -31,7 +31,8 @@ from keras_effv2.finetuning.freezing import freeze
 from keras_effv2.finetuning.head import solve
 from keras_effv2.finetuning.planning import estimate, phases_of, plan
 from keras_effv2.finetuning.time_limit import TimeLimit, measured, seconds_of, within
-from keras_effv2.training import checkpoints, records
+from keras_effv2.training import records, state
+from keras_effv2.training.precision import settled
 from keras_effv2.variants.application import Variant
 from keras_effv2.weights import list_weights
 
@@ -88,7 +89,8 @@ def finetune(
             epochs is not given is planned to fit, by batches that are timed before it starts. An
             epoch that would end past it is not begun. A run that is resumed keeps its plan.
         precision: `"mixed_bfloat16"` or `"mixed_float16"` where the device is faster in it: recent
-            GPUs, TPUs, processors with AVX512_BF16 or AMX. The model keeps it.
+            GPUs, TPUs, processors with AVX512_BF16 or AMX; `"auto"`: whichever is faster here. The
+            model keeps it.
         seed: Seed of everything.
         strategy: As `train`'s.
         tpu: As `train`'s.
@@ -135,10 +137,12 @@ def finetune(
     settings = (epochs, image_size, batch_size, flip, class_weight, precision)
     recipe = _recipe(recipe, settings, timed if time_limit else planned, split.several)
     _check(recipe, variant, data, unknown)
+    network = functools.partial(_network, variant, weights, len(data.class_names), recipe.loss)
+    recipe = settled(recipe, network, state.begun(folder, state.newest(folder)), strategy)
     if time_limit:
         callbacks = [TimeLimit(seconds_of(time_limit) - (time.perf_counter() - began), recipe)]
     start = {"model": variant.name, "weights": weights and str(weights)}
-    build = functools.partial(_begun, variant, weights, data, recipe, folder)
+    build = functools.partial(_begun, network, variant, weights, data, recipe, folder)
     result = training.train(build, data, recipe, folder, strategy, start=start, callbacks=callbacks)
     if not training.is_chief(strategy):
         return result, None
@@ -169,8 +173,8 @@ def _timed(planned, limit, variant, data, folder, strategy):
     seconds = seconds_of(limit)
     if training.has_workers(strategy):
         raise ValueError("`time_limit` is for one machine: with workers say `epochs` instead.")
-    if checkpoints.load_newest(folder / "checkpoints") is not None:
-        begun = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    begun = state.begun(folder, state.newest(folder))
+    if begun:
         return planned(begun["phases"][-1]["image_size"], begun["epochs"])
     whole = planned()
     size = whole.phases[-1].image_size
@@ -243,18 +247,20 @@ def _recipe(given, settings, planned, several):
     return dataclasses.replace(recipe, batch_size=batch_size, learning_rate=rate)
 
 
-def _begun(variant, weights, data, recipe, workdir):
-    """The network to train, its head solved unless the run has begun; within the workdir's lock."""
-    begun = checkpoints.load_newest(workdir / "checkpoints") is not None
+def _network(variant, weights, classes, activation):
+    """The network to train, its head new; its batch normalisation stays that of its weights."""
     net = models.builder(variant)(
-        weights=weights,
-        classes=len(data.class_names),
-        classifier_activation=recipe.loss,
-        drop_path=0.0,
+        weights=weights, classes=classes, classifier_activation=activation, drop_path=0.0
     )
     if weights is not None:
         freeze(net, "batch_norm")
-    else:
+    return net
+
+
+def _begun(network, variant, weights, data, recipe, workdir):
+    """The network, its head solved unless the run has begun; within the workdir's lock."""
+    net, begun = network(), state.newest(workdir) is not None
+    if weights is None:
         released = variant.name not in variants.VARIANTS or list_weights(variant.name)
         logging.warning(
             "%s starts from random weights, which takes far more pictures and epochs than "

@@ -52,6 +52,11 @@ def check(data, space, trials, sampler, recipe, workers, pruner, budget, confirm
         raise ValueError(
             f"The space {space.name!r} has {space.count()} networks. Received: trials={trials}."
         )
+    if recipe.precision == "auto":
+        raise ValueError(
+            "A search trains all networks in one precision. Received a recipe with precision='auto': "
+            "say 'float32' or 'mixed_bfloat16'."
+        )
     small = [p.image_size for p in recipe.phases if (p.image_size or 64) < spaces.SMALLEST_IMAGE]
     if small or 0 < recipe.eval_size < spaces.SMALLEST_IMAGE:
         raise ValueError(

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_effv2 import files, models, recipes, training
+from keras_effv2 import files, models, recipes, timing, training
 from keras_effv2.recipes import Recipe
-from keras_effv2.searching import pruning, records, step_time
+from keras_effv2.searching import pruning, records
 from keras_effv2.searching.reward import reward
 from keras_effv2.variants import model_info
 from keras_effv2.variants.application import Variant
@@ -77,7 +77,7 @@ def run(job, data):
 def probe(path):
     """Writes what this machine trains on: the parent must not touch devices itself."""
     gpus = [d for d in tf.config.list_physical_devices() if d.device_type == "GPU"]
-    records.write(path, {"device": step_time.device(), "gpus": len(gpus)})
+    records.write(path, {"device": timing.device(), "gpus": len(gpus)})
 
 
 def _set_devices(job):
@@ -86,7 +86,7 @@ def _set_devices(job):
     if job.threads:
         tf.config.threading.set_intra_op_parallelism_threads(job.threads)
         tf.config.threading.set_inter_op_parallelism_threads(job.threads)
-    found = step_time.device()
+    found = timing.device()
     if found != job.device:
         raise RuntimeError(
             f"The search measures on {job.device}; this is {found}. Step times of one device say "
@@ -214,7 +214,7 @@ def _measure(job, classes):
     keras.config.set_dtype_policy(job.recipe.precision)
     try:
         sides = [
-            step_time.train_step(
+            timing.train_step(
                 models.builder(variant)(weights=None, classes=classes, drop_path=0.0),
                 job.recipe.batch_size,
                 size,
@@ -223,5 +223,5 @@ def _measure(job, classes):
         ]
     finally:
         keras.config.set_dtype_policy(before)
-    ratio, spread = step_time.paired_ratio(*sides, clock=step_time.clock())
+    ratio, spread = timing.paired_ratio(*sides, clock=timing.clock())
     return {"ratio": ratio, "spread": spread, "seconds": time.perf_counter() - start}

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_effv2 import files, layers, progressive
 from keras_effv2.data import Data, Split
 from keras_effv2.recipes import Recipe
-from keras_effv2.training import checkpoints, records, state
+from keras_effv2.training import checkpoints, precision, records, state
 from keras_effv2.training.callbacks import Log, check_callbacks, numbers
 from keras_effv2.training.run import Result, Run
 from keras_effv2.training.stopping import NotFinite, Signals
@@ -93,6 +93,7 @@ def train(
     with checkpoints.locked(folder) if is_chief(devices) else contextlib.nullcontext():
         checkpoint = state.newest(folder)
         state.check_start(folder, checkpoint, start)
+        recipe = precision.settled(recipe, model, state.begun(folder, checkpoint), devices)
         run = Run(model, data, recipe, folder, devices, start)
         step = run.train_step(steps_per_call, jit_compile, remat)
         resumed_from = run.resume(checkpoint)

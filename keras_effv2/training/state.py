@@ -138,6 +138,16 @@ def newest(workdir):
     return checkpoints.load_newest(pathlib.Path(workdir, "checkpoints"))
 
 
+def begun(workdir, checkpoint):
+    """What the run of a checkpoint is, as `describe` gave it; None without one.
+
+    It stands in the checkpoints; those of earlier versions have it beside them, in recipe.json, alone.
+    """
+    if checkpoint is None:
+        return None
+    return checkpoint[1].get("run") or read_json(pathlib.Path(workdir, "recipe.json"))
+
+
 def describe(recipe, model, data):
     """What a run is, as a dictionary that JSON can hold; another one cannot resume it."""
     return {
@@ -173,14 +183,10 @@ def as_json(content):
 
 
 def check_same(workdir, checkpoint, described):
-    """Refuses to resume a run that is not the one described.
-
-    What a run is stands in its checkpoints; those of earlier versions have it beside them, in
-    recipe.json, alone.
-    """
+    """Refuses to resume a run that is not the one described."""
     if not any((workdir / "checkpoints").glob("step-*.ckpt")):
         return
-    theirs = checkpoint and checkpoint[1].get("run") or read_json(workdir / "recipe.json")
+    theirs = begun(workdir, checkpoint)
     if theirs is None:
         raise ValueError(
             f"{workdir} holds checkpoints, but no recipe.json that says of which run. Put it back, "

@@ -124,7 +124,7 @@ def place(model, recipe, strategy):
             "A model that exists before a multi-worker or TPU strategy cannot be used: pass a "
             "function without arguments that builds it."
         )
-    with strategy.scope(), _policy(recipe.precision):
+    with strategy.scope(), policy(recipe.precision):
         own = model if built else model()
         has = policies(own)
         if recipe.precision not in {"float32", *has}:
@@ -155,7 +155,8 @@ def policies(model):
 
 
 @contextlib.contextmanager
-def _policy(name):
+def policy(name):
+    """Within the block layers are built in a precision; in float32, as Keras is set."""
     before = keras.config.dtype_policy()
     if name != "float32":
         keras.config.set_dtype_policy(name)

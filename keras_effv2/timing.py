@@ -1,8 +1,7 @@
-"""How long a training step takes, as a ratio to that of another network.
+"""How long something takes, as a ratio to something else.
 
-Wall clock on a shared machine varies by a third from minute to minute. Single steps of both networks
-take turns, so that both meet the same load, and the median of the ratios is the result: it varies by
-a few per cent.
+Wall clock on a shared machine varies by a third from minute to minute. Both sides take turns, so that
+both meet the same load, and the median of the ratios is the result: it varies by a few per cent.
 """
 
 import platform
@@ -11,12 +10,54 @@ import time
 
 import keras
 import numpy as np
-import tensorflow as tf
-
-from keras_effv2 import benchmark
 
 PAIRS = 8
 WARMUP = 2
+
+
+def alternate(ours, peer, rounds, warmup=2, clock=time.perf_counter):
+    """Times two functions in turn.
+
+    Args:
+        ours: Function without arguments.
+        peer: Function without arguments.
+        rounds: How often each is timed, at least 1.
+        warmup: How often each is called before.
+        clock: Gives seconds: `time.perf_counter` those that pass, `time.process_time` those of this
+            process alone.
+
+    Returns:
+        Two lists of seconds.
+
+    Example:
+
+    >>> [len(times) for times in alternate(lambda: 0, lambda: 0, rounds=3)]
+    [3, 3]
+    """
+    for _ in range(warmup):
+        ours()
+        peer()
+    times = ([], [])
+    for round_ in range(rounds):
+        # who goes first changes too: the second finds warmer clocks and colder caches
+        for side in (0, 1) if round_ % 2 == 0 else (1, 0):
+            times[side].append(seconds((ours, peer)[side], clock))
+    return times
+
+
+def seconds(work, clock=time.perf_counter):
+    """Seconds that a function without arguments takes."""
+    start = clock()
+    work()
+    return clock() - start
+
+
+def spread(times):
+    """Interquartile range over the median."""
+    if len(times) < 2:
+        return 0.0
+    low, middle, high = statistics.quantiles(times, n=4)
+    return (high - low) / middle
 
 
 def paired_ratio(ours, reference, pairs=PAIRS, warmup=WARMUP, clock=time.process_time):
@@ -39,13 +80,15 @@ def paired_ratio(ours, reference, pairs=PAIRS, warmup=WARMUP, clock=time.process
     >>> 0.2 < ratio < 5
     True
     """
-    times = benchmark.alternate(ours, reference, pairs, warmup, clock)
+    times = alternate(ours, reference, pairs, warmup, clock)
     ratios = [mine / max(theirs, 1e-9) for mine, theirs in zip(*times)]
-    return statistics.median(ratios), benchmark.spread(ratios)
+    return statistics.median(ratios), spread(ratios)
 
 
 def train_step(model, batch_size, image_size):
     """A training step on noise as a function without arguments that waits for its end."""
+    import tensorflow as tf
+
     random = np.random.default_rng(0)
     shape = (batch_size, image_size, image_size, model.input_shape[-1])
     images = tf.constant(random.uniform(0, 255, shape), tf.float32)
@@ -68,12 +111,16 @@ def train_step(model, batch_size, image_size):
 
 def clock():
     """The clock for this machine's device."""
+    import tensorflow as tf
+
     accelerator = any(d.device_type != "CPU" for d in tf.config.list_physical_devices())
     return time.perf_counter if accelerator else time.process_time
 
 
 def device():
     """What networks train on here; ratios of one device say nothing of another."""
+    import tensorflow as tf
+
     for found in tf.config.list_physical_devices():
         if found.device_type != "CPU":
             details = tf.config.experimental.get_device_details(found)
