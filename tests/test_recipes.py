@@ -275,7 +275,10 @@ WRONG = {
     "optimizer": ("lamb", "is one of rmsprop, adamw, sgd. Received: 'lamb'"),
     "schedule": ("cos", "is one of cosine, linear, staircase, constant. Received: 'cos'"),
     "loss": ("mse", "is one of softmax, sigmoid. Received: 'mse'"),
-    "precision": ("bf16", "is one of float32, mixed_bfloat16, mixed_float16, auto. Received: 'bf16'"),
+    "precision": (
+        "bf16",
+        "is one of float32, mixed_bfloat16, mixed_float16, auto. Received: 'bf16'",
+    ),
     "crop": ("centre", "is one of none, automl. Received: 'centre'"),
     "epochs": (0, r"is in \[1, .*Received: 0"),
     "batch_size": (0, r"is in \[1, .*Received: 0"),

@@ -14,8 +14,6 @@ import numpy as np
 
 from keras_effv2 import errors, needs
 from keras_effv2.files import expand, open_regular, unpack
-from keras_effv2.layers.pixels import CONFIDENCE
-from keras_effv2.model_files.runtimes import CARD
 from keras_effv2.weights import timm
 
 
@@ -192,6 +190,8 @@ def _read_keras3(layers, origin):
 
 
 def _use(contract):
+    from keras_effv2.layers.pixels import CONFIDENCE  # Keras, which the list of models goes without
+
     keys = ("image_size", "crop", "resize", *CONFIDENCE)
     return {key: contract[key] for key in keys if contract.get(key)}
 
@@ -262,6 +262,8 @@ def _automl_checkpoint(arrays, origin):
 
 def _read_saved_model(path):
     """Ours, or TF Hub's: variables by the object graph, without running the graph."""
+    from keras_effv2.model_files.runtimes import CARD
+
     with needs.naming("Reading a SavedModel"):
         import tensorflow as tf
         from tensorflow.core.protobuf import trackable_object_graph_pb2
