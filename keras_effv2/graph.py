@@ -5,6 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
+from keras_effv2.arguments import check_number
 from keras_effv2.layers.pixels import SIDE, check_preprocessing, find_pixels, takes_hub_images, walk
 
 
@@ -19,6 +20,8 @@ def side_of(model, image_size=None):
     Raises:
         ValueError: If the model does not take such pictures.
     """
+    if image_size is not None:
+        check_number("`image_size`", image_size, 1, whole=True)
     shape = tuple(_built(model).inputs[0].shape)
     if len(shape) != 4 or shape[-1] != 3 or shape[1] != shape[2]:
         raise ValueError(

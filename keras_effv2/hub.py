@@ -8,6 +8,7 @@ import tempfile
 import keras
 
 from keras_effv2 import errors, files, layers, needs, weights
+from keras_effv2.arguments import check_kind
 
 with needs.naming("HubLayer"):
     import tensorflow as tf
@@ -70,6 +71,7 @@ class HubLayer(keras.layers.Layer):
     ):
         layers.require_tensorflow("HubLayer")
         super().__init__(trainable=trainable, **kwargs)
+        check_kind("handle", handle, str | os.PathLike, "a folder or an address of a hub")
         self.handle = files.expand(handle)
         folder = _resolve(self.handle, sha256, trust)
         self.hash = saved_model_hash(folder)

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_effv2 import graph, layers
+from keras_effv2.arguments import check_kind, check_number
 from keras_effv2.photos import prepare, read_image
 
 LABELS = {
@@ -110,6 +111,7 @@ def decode_predictions(preds, top=5):
     >>> decode_predictions(np.eye(1000)[[388]], top=1)
     [[('n02510455', 'giant_panda', 1.0)]]
     """
+    check_number("`top`", top, 1, whole=True)
     preds = np.asarray(preds)
     if preds.ndim != 2 or preds.shape[1] not in LABELS:
         raise ValueError(
@@ -157,6 +159,7 @@ def prepare_image(
     >>> prepare_image(model, np.zeros((30, 40, 3), "uint8")).shape
     (224, 224, 3)
     """
+    check_kind("model", model, keras.Model, "a keras.Model")
     if isinstance(picture, (str, bytes, os.PathLike)):
         picture = read_image(picture)
     picture = np.asarray(picture)
@@ -186,6 +189,7 @@ def class_names(model: keras.Model) -> list[str]:
     >>> class_names(kev.EfficientNetV2B0(weights=None, classes=2))
     ['class 0', 'class 1']
     """
+    check_kind("model", model, keras.Model, "a keras.Model")
     classes, own = model.output_shape[-1], graph.said_of_head(model, "class_names")
     if own:
         return list(own)

@@ -6,6 +6,9 @@ regularisation strengths, interpolated from the first to the last.
 
 import dataclasses
 import inspect
+from collections.abc import Iterable
+
+from keras_effv2.arguments import check_kind
 
 Pair = tuple[float, float] | float  # first and last value, or one for all phases
 
@@ -134,6 +137,7 @@ ramp.__signature__ = _signature_of_ramp()  # type: ignore[attr-defined]
 
 def check(phases):
     """Returns `phases` if they follow each other from epoch 0 and can be trained; else raises."""
+    check_kind("phases", phases, Iterable, "rows of Phase, such as keras_effv2.ramp(...) gives")
     phases = tuple(phases)
     epoch = 0
     for phase in phases:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 
+from keras_effv2.arguments import check_number
 from keras_effv2.phases import Phase, check, of_pictures, ramp
 from keras_effv2.phases import resolved as resolved_phases
 from keras_effv2.variants import efficientnet_v2, find
@@ -96,11 +97,13 @@ class Recipe:
                     f"{getattr(self, field)!r}."
                 )
         for field, (low, high) in _LIMITS.items():
-            if not low <= getattr(self, field) < high:
-                raise ValueError(
-                    f"`{field}` of a recipe is in [{low}, {high}). Received: "
-                    f"{getattr(self, field)}."
-                )
+            whole = self.__dataclass_fields__[field].type is int
+            check_number(f"`{field}` of a recipe", getattr(self, field), low, high, whole)
+        low, high = self.crop_area
+        if not 0 < low <= high <= 1:
+            raise ValueError(
+                f"`crop_area` of a recipe is (low, high) in (0, 1]. Received: {self.crop_area}."
+            )
         check_class_weight(self.class_weight, self.loss)
         if self.phases and check(self.phases)[-1].stop_epoch != self.epochs:
             raise ValueError(
@@ -560,7 +563,8 @@ def rescale(recipe, changes):
     [(0, 128), (2, 185), (4, 243), (6, 300)]
     """
     epochs = changes.get("epochs", recipe.epochs)
-    rows = recipe.phases[-epochs:] if epochs > 0 else recipe.phases  # the recipe refuses 0
+    check_number("`epochs` of a recipe", epochs, *_LIMITS["epochs"], whole=True)
+    rows = recipe.phases[-epochs:]
     phases = tuple(
         dataclasses.replace(row, start_epoch=start, stop_epoch=stop)
         for row, (start, stop) in zip(rows, _bounds(rows, epochs), strict=True)

@@ -14,7 +14,7 @@ def numbered(count, classes=3, side=4):
     """A split whose i-th picture has the value i everywhere."""
     pictures = np.arange(count, dtype="uint8")[:, None, None, None]
     labels = np.arange(count) % classes
-    return data.Split("abc"[:classes], labels, np.tile(pictures, (1, side, side, 3)))
+    return data.Split([*"abc"[:classes]], labels, np.tile(pictures, (1, side, side, 3)))
 
 
 def numbers(batches):
@@ -62,6 +62,6 @@ def jpeg(picture, **settings):
 
 def evaluated(tmp_path, content, size, **settings):
     (tmp_path / "picture").write_bytes(content)
-    split = data.Split("ab", [0], [str(tmp_path / "picture")])
+    split = data.Split(["a", "b"], [0], [str(tmp_path / "picture")])
     ((images, _, _),) = split.eval_batches(image_size=size, batch_size=1, **settings)
     return images.numpy()[0]

@@ -16,7 +16,7 @@ import keras_effv2
 PACKAGE = pathlib.Path(keras_effv2.__file__).parent
 # rooms from the ground up: a room may import those below it, anywhere in its code
 ROOMS = (
-    {"version", "errors", "needs", "processor", "registration", "chatter"},
+    {"version", "arguments", "errors", "needs", "processor", "registration", "chatter"},
     {"files", "phases", "quiet"},
     {"photos"},
     {"variants"},

@@ -36,7 +36,7 @@ def test_another_seed_is_another_split():
 
 @pytest.mark.parametrize("part", (0.5, -1))
 def test_validation_is_a_part(part):
-    with pytest.raises(ValueError, match=rf"`validation` is a part in \[0, 0.5\).*{part}"):
+    with pytest.raises(ValueError, match=rf"`validation` is in \[0, 0.5\).*{part}"):
         data.load("digits", validation=part)
 
 

@@ -144,7 +144,7 @@ def test_evaluation_sees_what_prediction_sees(tmp_path, crop, resize):
 def test_training_crops_are_parts_of_the_picture():
     """A ramp from left to right: each crop is a ramp between two of its values."""
     ramp = np.broadcast_to(np.arange(0, 256, 2, dtype="uint8")[None, :, None], (128, 128, 3))
-    split = data.Split("ab", [0, 1] * 32, np.tile(ramp, (64, 1, 1, 1)))
+    split = data.Split(["a", "b"], [0, 1] * 32, np.tile(ramp, (64, 1, 1, 1)))
     settings = Augment(flip=False, crop_area=(0.45, 0.55))
     ((images, _),) = split.train_batches(image_size=32, batch_size=64, augment=settings)
     images = images.numpy().astype(int)

@@ -135,4 +135,4 @@ def test_fit_goes_through_the_phases():
     batches = pl.dataset(dataset().shuffle(COUNT).batch(6), batch_size=4)
     model.fit(batches, epochs=pl.epochs, callbacks=[pl], shuffle=False, verbose=0)
     assert int(model.optimizer.iterations) == 12
-    assert isinstance(streams.labelled(data.Split("abc", LABELS, PIXELS)), data.Split)
+    assert isinstance(streams.labelled(data.Split([*"abc"], LABELS, PIXELS)), data.Split)

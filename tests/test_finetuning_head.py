@@ -91,7 +91,7 @@ def test_each_of_several_labels_is_a_logistic_regression(tiny_effnet):
     split = tiny_data(count=200).train
     rows = np.stack([split.labels < 2, split.labels % 2 == 0, split.labels < 0], 1)
     model = tiny_effnet(classes=3, input_shape=(32, 32, 3), classifier_activation="sigmoid")
-    several = Split("abc", rows, split.pictures, several=True)
+    several = Split([*"abc"], rows, split.pictures, several=True)
     finetuning.fit_head(model, several, 32)
     inputs = split.pictures.astype("float32")
     body = keras.Model(model.input, model.get_layer("predictions").input)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_effv2 import files, needs
+from keras_effv2.arguments import check_number
 from keras_effv2.data import elsewhere, frames
 from keras_effv2.data.cars import load_cars
 from keras_effv2.data.carving import carve_labels
@@ -67,8 +68,8 @@ def load(
     >>> load("digits").class_names[:3]
     ('0', '1', '2')
     """
-    if not 0 <= validation < 0.5:
-        raise ValueError(f"`validation` is a part in [0, 0.5). Received: {validation}.")
+    check_number("`validation`", validation, 0, 0.5)
+    check_number("`seed`", seed, 0, 1 << 32, whole=True)
     if frames.is_frame(spec):
         return frames.load_frame(spec, validation, seed, strict)
     found = _load(spec, validation, seed, strict)

@@ -10,9 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_effv2 import photos
+from keras_effv2.arguments import check_kind, check_number
 from keras_effv2.augment import Augment
 from keras_effv2.data import batches, damage
-from keras_effv2.data.tables import check_table
+from keras_effv2.data.tables import check_class_names, check_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Data:
     validation: "Split | None" = None
     test: "Split | None" = None
     unknown: "Split | None" = None
+
+
+def check_data(data):
+    """Refuses what is no `Data`, such as the description of one."""
+    check_kind("data", data, Data, "what keras_effv2.data.load(...) gives")
 
 
 def of_names(fingerprint):
@@ -74,7 +80,7 @@ class Split:
         hashes: Sequence[str | None] | None = None,
         several: bool = False,
     ) -> None:
-        self.class_names, self.several = tuple(class_names), several
+        self.class_names, self.several = check_class_names(class_names), several
         self.labels, self.pictures = check_table(labels, pictures, len(self.class_names), several)
         self.skipped = tuple(skipped)
         self._given_hashes = None if hashes is None else tuple(hashes)
@@ -168,6 +174,8 @@ class Split:
             `(batch, classes)` and a mask float32 `(batch,)`: 1 for pictures, 0 for the filling.
         """
         photos.check_geometry(crop, resize)
+        check_number("`image_size`", image_size, 1, whole=True)
+        check_number("`batch_size`", batch_size, 1, whole=True)
         whole = batch_size * shard[1]
         order = np.arange(-(-len(self) // whole) * whole)
         order = batches.shares(order, batch_size, shard)

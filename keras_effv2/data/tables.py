@@ -1,11 +1,14 @@
 """A table of labels and pictures, as people give it: right, or refused when it is given."""
 
+import collections
 import contextlib
 import os
+from collections.abc import Iterable
 
 import numpy as np
 
 from keras_effv2 import files
+from keras_effv2.arguments import check_kind
 
 
 def check_table(labels, pictures, classes, several=False):
@@ -18,6 +21,17 @@ def check_table(labels, pictures, classes, several=False):
             "picture."
         )
     return labels, pictures
+
+
+def check_class_names(class_names):
+    """Names of classes as a tuple; refuses a single text, no name, and a name that stands twice."""
+    check_kind("class_names", class_names, Iterable, "a list of names")
+    names = tuple(class_names)
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    if isinstance(class_names, str) or not names or twice:
+        what = f"{twice[0]!r} twice" if twice else repr(class_names)
+        raise ValueError(f"`class_names` is a list of names, each once. Received: {what}.")
+    return names
 
 
 def check_labels(labels, classes):

@@ -9,7 +9,9 @@ import numpy as np
 from absl import logging
 
 from keras_effv2 import files, graph, layers, needs
+from keras_effv2.arguments import check_kind
 from keras_effv2.data import Data
+from keras_effv2.data.split import check_data
 from keras_effv2.evaluation import calibration
 from keras_effv2.evaluation.calibration import calibration_error, rejection, tempered
 from keras_effv2.evaluation.doubts import Doubt, find_doubts
@@ -150,6 +152,8 @@ def evaluate(
     ('validation', (10, 10), True)
     """
     layers.require_tensorflow("Evaluation")
+    check_kind("model", model, keras.Model, "a keras.Model")
+    check_data(data)
     have = [name for name in ("test", "validation", "train") if getattr(data, name) is not None]
     if split not in (None, *have):
         raise ValueError(f"{data.name} has no split {split!r}. Splits: {', '.join(have)}.")

@@ -8,6 +8,7 @@ import numpy.typing
 import tensorflow as tf
 
 from keras_effv2 import graph, layers
+from keras_effv2.arguments import check_kind
 
 
 def gradcam(
@@ -34,8 +35,14 @@ def gradcam(
     Source: Selvaraju et al. 2016, https://arxiv.org/abs/1610.02391.
     """
     layers.require_tensorflow("Grad-CAM")
-    given = tf.cast(images, tf.float32)
-    flat = graph.flattened(model)
+    check_kind("model", model, keras.Model, "a keras.Model")
+    given, channels = np.asarray(images), model.inputs[0].shape[-1]
+    if given.ndim != 4 or given.shape[-1] != channels or given.dtype.kind not in "iuf":
+        raise ValueError(
+            f"`images` is an array (n, height, width, {channels}) as the model takes it. Received: "
+            f"{given.dtype} {given.shape}."
+        )
+    given, flat = tf.cast(given, tf.float32), graph.flattened(model)
     features = _feature_map(flat, model.name, given.shape[-1], layer)
     both = keras.Model(flat.input, [features, graph.logits_of(flat).outputs[0]])
     with tf.GradientTape() as tape:

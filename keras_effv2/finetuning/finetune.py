@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import os
-import pathlib
 import shutil
 import time
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_effv2 import files, models, recipes, training, variants
+from keras_effv2.arguments import check_number
 from keras_effv2.data import Data, weighting
 from keras_effv2.data.carving import halves
 from keras_effv2.evaluation import (
@@ -113,6 +113,9 @@ def finetune(
         result, evaluation = finetune("EfficientNetV2B0", photos, "runs/photos")
     """
     began, variant = time.perf_counter(), variants.find(model)
+    for name, value in (("epochs", epochs), ("image_size", image_size), ("batch_size", batch_size)):
+        if value is not None:
+            check_number(f"`{name}`", value, 1, whole=True)
     weights = variant.weights if weights == "default" else weights
     split = training.check_trainable(data)
     strategy = training.make_strategy(strategy, tpu)  # before anything else uses TensorFlow
@@ -130,7 +133,7 @@ def finetune(
             replicas=strategy.num_replicas_in_sync,
         )
 
-    folder, callbacks = pathlib.Path(workdir), []
+    folder, callbacks = files.local(workdir, "The workdir"), []
     if recipe is not None and time_limit:
         raise ValueError("A `recipe` says its epochs itself: leave `time_limit` out.")
     timed = functools.partial(_timed, planned, time_limit, variant, data, folder, strategy)

@@ -3,6 +3,7 @@
 import keras
 
 from keras_effv2 import graph, layers
+from keras_effv2.arguments import check_kind
 
 POLICIES = ("none", "batch_norm", "backbone")
 
@@ -26,6 +27,7 @@ def freeze(model: keras.Model, policy: str) -> keras.Model:
         freeze(model, "backbone")   # first the head
         freeze(model, "batch_norm")  # then everything
     """
+    check_kind("model", model, keras.Model, "a keras.Model")
     if policy not in POLICIES:
         raise ValueError(f"`policy` is one of {', '.join(POLICIES)}. Received: {policy!r}.")
     head = graph.head_of(model) if policy == "backbone" else None

@@ -9,6 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_effv2 import graph, models, recipes
+from keras_effv2.arguments import check_kind
 from keras_effv2.finetuning.head import ENOUGH as ENOUGH_TO_SOLVE
 from keras_effv2.finetuning.planning import STEP
 
@@ -26,6 +27,7 @@ def seconds_of(text: str) -> float:
     >>> seconds_of("90s"), seconds_of("20m"), seconds_of("1.5h"), seconds_of("3")
     (90.0, 1200.0, 5400.0, 180.0)
     """
+    check_kind("time_limit", text, str, "a time such as '90s', '20m' or '1.5h'")
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
     if not match or not float(match[1]):
         raise ValueError(f"a time is written as 90s, 20m or 1.5h; received {text!r}")

@@ -9,7 +9,9 @@ import os
 import numpy as np
 
 from keras_effv2 import files, needs, recipes
+from keras_effv2.arguments import check_number
 from keras_effv2.data import Data
+from keras_effv2.data.split import check_data
 from keras_effv2.phases import Phase
 from keras_effv2.recipes import Recipe
 from keras_effv2.searching import layouts_report, records
@@ -84,9 +86,9 @@ def layouts(
     recipe = _plain(recipe or recipes.rescale(recipes.get("search"), {"epochs": 20}), image_size)
     _check(data, image_size, fractions, seeds, names)
     folder = files.local(workdir, "The workdir")
-    folder.mkdir(parents=True, exist_ok=True)
     own = dataclasses.replace(find(base), image_size=image_size)
     rows = {name: layout(name, own) for name in names}
+    folder.mkdir(parents=True, exist_ok=True)
     data, runner = bare(data), Runner(folder, workers)
     with runner.signals():
         runner.probe()
@@ -122,14 +124,14 @@ def _plain(recipe, image_size):
 
 
 def _check(data, image_size, fractions, seeds, names):
+    check_data(data)
     if data.train is None or data.validation is None:
         raise ValueError(f"{data.name} has to have a training and a validation split.")
     if image_size < 64 or image_size % 32:
         raise ValueError(f"`image_size` is a multiple of 32 from 64. Received: {image_size}.")
     if not fractions or not all(0 < part <= 1 for part in fractions):
         raise ValueError(f"`fractions` are parts in (0, 1]. Received: {fractions}.")
-    if seeds < 1:
-        raise ValueError(f"`seeds` is 1 or more. Received: {seeds}.")
+    check_number("`seeds`", seeds, 1, whole=True)
     if not names or set(names) - set(LAYOUTS):
         raise ValueError(f"`names` are out of {', '.join(LAYOUTS)}. Received: {names}.")
 

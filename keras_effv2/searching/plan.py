@@ -9,6 +9,8 @@ import numpy as np
 
 from keras_effv2 import recipes
 from keras_effv2 import space as spaces
+from keras_effv2.arguments import check_number
+from keras_effv2.data.split import check_data
 from keras_effv2.searching import records
 from keras_effv2.searching.engine import SAMPLERS
 from keras_effv2.searching.pruning import PRUNERS
@@ -21,6 +23,7 @@ FORMAT = 1
 
 def check(data, space, trials, sampler, recipe, workers, pruner, budget, confirm, step_time):
     """Refuses what cannot be searched."""
+    check_data(data)
     if data.train is None or data.validation is None:
         raise ValueError(
             f"{data.name} has no {'training' if data.train is None else 'validation'} split, on "
@@ -41,8 +44,7 @@ def check(data, space, trials, sampler, recipe, workers, pruner, budget, confirm
         ("workers", workers, 1),
         ("confirm", confirm, 0),
     ):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"`{name}` is a whole number from {least}. Received: {value!r}.")
+        check_number(f"`{name}`", value, least, whole=True)
     if pruner and sampler == "nsga2":
         raise ValueError(
             'pruner="asha" compares rewards, nsga2 draws by accuracy and step time apart. Give '

@@ -1,6 +1,10 @@
 """Keras callbacks in a run: which work there, and what they are told."""
 
+from collections.abc import Sequence
+
 import keras
+
+from keras_effv2.arguments import check_kind
 
 REFUSED = {
     keras.callbacks.BackupAndRestore: "the run's own checkpoints resume it, to the same bits",
@@ -20,6 +24,7 @@ def check_callbacks(callbacks):
     Raises:
         ValueError: Says which, and what takes its place.
     """
+    check_kind("callbacks", callbacks, Sequence, "a list of callbacks of Keras")
     for callback in callbacks:
         if not isinstance(callback, keras.callbacks.Callback):
             raise ValueError(

@@ -10,7 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_effv2 import files, layers, progressive
+from keras_effv2.arguments import check_kind, check_number
 from keras_effv2.data import Data, Split
+from keras_effv2.data.split import check_data
 from keras_effv2.recipes import Recipe
 from keras_effv2.training import checkpoints, precision, records, state
 from keras_effv2.training.callbacks import Log, check_callbacks, numbers
@@ -86,6 +88,11 @@ def train(
     [8, 16]
     """
     layers.require_tensorflow("Training")
+    check_kind("model", model, Callable, "a keras.Model, or a function that builds one")
+    check_kind("recipe", recipe, Recipe, "a Recipe, such as keras_effv2.recipes.get('imagenet1k')")
+    check_kind("start", start, dict | None, "a dictionary with `model` and `weights`, or None")
+    if steps_per_call is not None:
+        check_number("`steps_per_call`", steps_per_call, 1, whole=True)
     folder = files.local(workdir, "The workdir")
     check_trainable(data)
     check_callbacks(callbacks)
@@ -105,6 +112,7 @@ def train(
 
 def check_trainable(data: Data) -> Split:
     """Gives the training split; refuses a data set for testing only, and names of several lines."""
+    check_data(data)
     if data.train is None:
         raise ValueError(
             f"{data.name} has no split to train on, only one to evaluate: train on another set."

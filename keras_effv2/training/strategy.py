@@ -126,6 +126,12 @@ def place(model, recipe, strategy):
         )
     with strategy.scope(), policy(recipe.precision):
         own = model if built else model()
+        shape = tuple(own.inputs[0].shape)
+        if len(shape) != 4:
+            raise ValueError(
+                f"{own.name} takes inputs of shape {shape}, no pictures (None, height, width, "
+                "channels): give a classifier of images."
+            )
         has = policies(own)
         if recipe.precision not in {"float32", *has}:
             raise ValueError(

@@ -9,6 +9,7 @@ import fnmatch
 import math
 import os
 
+from keras_effv2.arguments import check_kind, check_number
 from keras_effv2.variants import coatnet, coatnet_rw, efficientnet_v2, vit_rel
 from keras_effv2.variants.application import Variant
 from keras_effv2.variants.files import VARIANTS, find
@@ -73,7 +74,10 @@ def model_info(
     """
     variant = find(model)
     size = variant.image_size if image_size is None else image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    for side in (height, width):
+        check_number("A side of `image_size`", side, 1, whole=True)
+    check_number("`classes`", classes, 0, whole=True)
     tally = _Tally()
     _COUNTS[type(variant)](tally, variant, height, width, classes)
     return {
@@ -105,6 +109,7 @@ def list_models(pattern: str = "*") -> list[str]:
     >>> list_models("*v2b?")
     ['EfficientNetV2B0', 'EfficientNetV2B1', 'EfficientNetV2B2', 'EfficientNetV2B3']
     """
+    check_kind("pattern", pattern, str, "a pattern of names, such as '*v2b?'")
     return [name for name in VARIANTS if fnmatch.fnmatchcase(name.lower(), pattern.lower())]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from keras_effv2.arguments import check_kind
 from keras_effv2.variants import coatnet, vit_rel
 from keras_effv2.variants.files import find
 from keras_effv2.variants.info import model_info
@@ -39,6 +40,7 @@ def layout(letters, base="CoAtNet0", repeats=None, channels=None):
     >>> [stage.repeats for stage in layout("CCCC").stages]
     [2, 3, 8, 2]
     """
+    check_kind("letters", letters, str, "a layout, such as 'CCTT'")
     base = find(base)
     if type(base) is not coatnet.Variant or len(base.stages) != 4:
         raise ValueError(

@@ -9,6 +9,7 @@ import re
 
 from absl import logging
 
+from keras_effv2.arguments import check_kind
 from keras_effv2.files import digest, expand, local, replacing
 from keras_effv2.weights import hugging_face
 from keras_effv2.weights.download import fetch
@@ -60,6 +61,7 @@ def open_checkpoint(model, weights, top=True):
     """
     if weights is None:
         return None
+    check_kind("weights", weights, str | os.PathLike, "a tag, a path or None")
     weights = expand(weights)
     row = CHECKPOINTS.get((model, weights))
     if row is not None:

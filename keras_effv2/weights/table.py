@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from keras_effv2.arguments import check_kind
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -171,4 +173,5 @@ def list_weights(model: str) -> list[Row]:
     >>> [row.tag for row in list_weights("EfficientNetV2XL")]
     ['imagenet21k', 'imagenet21k-ft1k']
     """
+    check_kind("model", model, str, "the name of a builder")
     return [row for (name, _), row in CHECKPOINTS.items() if name == model]

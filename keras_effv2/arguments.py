@@ -1,0 +1,57 @@
+"""What users give to functions, checked: each refusal is one sentence."""
+
+import math
+import numbers
+
+
+def check_number(name, value, low, high=math.inf, whole=False):
+    """Refuses what is no number in [low, high).
+
+    Args:
+        name: What to call it, such as `"`epochs` of a recipe"`.
+        value: What was given; NumPy's numbers are numbers, booleans are none.
+        low: The smallest.
+        high: What all are below.
+        whole: Whether it has to be a whole number.
+
+    Raises:
+        ValueError: Says which, what was wanted and what came.
+
+    Example:
+
+    >>> check_number("`batch_size`", 2.5, 1, whole=True)
+    Traceback (most recent call last):
+    ValueError: `batch_size` is a whole number from 1. Received: 2.5.
+    """
+    kind = isinstance(value, numbers.Integral if whole else numbers.Real)
+    kind = kind and not isinstance(value, bool)
+    if kind and low <= value < high:
+        return
+    what = "a whole number " if whole else "a number "
+    bounded = high < math.inf
+    wanted = f"in [{low}, {high})" if bounded else f"from {low}"
+    raise ValueError(f"{name} is {'' if kind and bounded else what}{wanted}. Received: {value!r}.")
+
+
+def check_kind(name, value, kind, wanted):
+    """Refuses an object of another class.
+
+    Args:
+        name: Of the argument.
+        value: What was given.
+        kind: A class, or a tuple of classes.
+        wanted: What is wanted, as the sentence goes on.
+
+    Raises:
+        TypeError: Says which, what was wanted and what came.
+
+    Example:
+
+    >>> check_kind("data", "digits", dict, "what keras_effv2.data.load gives")
+    Traceback (most recent call last):
+    TypeError: `data` is what keras_effv2.data.load gives. Received: str 'digits'.
+    """
+    if not isinstance(value, kind):
+        text = repr(value)
+        text = f" {text}" if len(text) < 60 and "\n" not in text else ""
+        raise TypeError(f"`{name}` is {wanted}. Received: {type(value).__name__}{text}.")
