@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_effv2 import augment, photos
+from keras_effv2.arguments import check_number
 from keras_effv2.data.decoding import cut, decode, resized, to_uint8
 
 # for functions of a pipeline that branch by TensorFlow's own words: AutoGraph would take seconds to
@@ -85,6 +86,13 @@ def of_training(stream, settings, image_size, batch_size, draw, drop_remainder=T
     if settings.mixup or settings.cutmix:
         batches = batches.enumerate(draw.skip).map(mix, num_parallel_calls=tf.data.AUTOTUNE)
     return _deterministic(batches).prefetch(2)
+
+
+def check_evaluation(image_size, batch_size, crop, resize):
+    """Refuses what no batches of evaluation have."""
+    check_number("`image_size`", image_size, 1, whole=True)
+    check_number("`batch_size`", batch_size, 1, whole=True)
+    photos.check_geometry(crop, resize)
 
 
 def of_evaluation(stream, image_size, batch_size, crop, resize):

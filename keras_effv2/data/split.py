@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_effv2 import photos
-from keras_effv2.arguments import check_kind, check_number
+from keras_effv2.arguments import check_kind
 from keras_effv2.augment import Augment
 from keras_effv2.data import batches, damage
 from keras_effv2.data.tables import check_class_names, check_table
@@ -173,9 +172,7 @@ class Split:
             A `tf.data.Dataset` of images float32 `(batch, size, size, 3)`, labels float32
             `(batch, classes)` and a mask float32 `(batch,)`: 1 for pictures, 0 for the filling.
         """
-        photos.check_geometry(crop, resize)
-        check_number("`image_size`", image_size, 1, whole=True)
-        check_number("`batch_size`", batch_size, 1, whole=True)
+        batches.check_evaluation(image_size, batch_size, crop, resize)
         whole = batch_size * shard[1]
         order = np.arange(-(-len(self) // whole) * whole)
         order = batches.shares(order, batch_size, shard)

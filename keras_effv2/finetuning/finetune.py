@@ -113,9 +113,6 @@ def finetune(
         result, evaluation = finetune("EfficientNetV2B0", photos, "runs/photos")
     """
     began, variant = time.perf_counter(), variants.find(model)
-    for name, value in (("epochs", epochs), ("image_size", image_size), ("batch_size", batch_size)):
-        if value is not None:
-            check_number(f"`{name}`", value, 1, whole=True)
     weights = variant.weights if weights == "default" else weights
     split = training.check_trainable(data)
     strategy = training.make_strategy(strategy, tpu)  # before anything else uses TensorFlow
@@ -239,6 +236,9 @@ def _recipe(given, settings, planned, several):
                 "change it with dataclasses.replace and leave the other arguments out."
             )
         return given
+    for name, value in zip(("epochs", "image_size", "batch_size"), settings):
+        if value is not None:
+            check_number(f"`{name}`", value, 1, whole=True)
     own = {"flip": flip, "class_weight": class_weight, "precision": precision}
     if several:  # smoothed, each of many labels would be a little on every picture
         own |= {"loss": "sigmoid", "label_smoothing": 0.0}
