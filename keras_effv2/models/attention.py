@@ -71,7 +71,8 @@ class RelativeAttention(keras.layers.Layer):
         kernel = ops.reshape(self.qkv_kernel, (inputs.shape[-1], 3 * self.width))
         qkv = ops.matmul(x, kernel) + ops.reshape(self.qkv_bias, (3 * self.width,))
         qkv = ops.reshape(qkv, (-1, tokens, 3, self.heads, self.head_size))
-        query, key, value = (ops.transpose(qkv[:, :, i], (0, 2, 1, 3)) for i in range(3))
+        # not by slices: TensorFlow makes the gradient of each as large as the whole
+        query, key, value = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)
         query = query * ops.cast(self.head_size**-0.5, query.dtype)  # each (b, heads, n, size)
         logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
         # float32 under every policy: the softmax of bfloat16 logits is off by per cents.
@@ -89,8 +90,9 @@ class RelativeAttention(keras.layers.Layer):
         static = isinstance(height, int) and isinstance(width, int)
         if not static or (height, width) != self.grid:
             table = resize_table(table, self.grid, height, width, ops)
-        table = ops.take(table, _offsets(height), axis=1)  # (heads, hq, hk, 2w - 1)
-        table = ops.take(table, _offsets(width), axis=3)  # (heads, hq, hk, wq, wk)
+        # columns first: single numbers are picked from a small table, then whole blocks of them
+        table = ops.take(table, _offsets(width), axis=2)  # (heads, 2h - 1, wq, wk)
+        table = ops.take(table, _offsets(height), axis=1)  # (heads, hq, hk, wq, wk)
         table = ops.transpose(table, (0, 1, 3, 2, 4))
         return ops.reshape(table, (self.heads, height * width, height * width))
 
