@@ -38,6 +38,9 @@ class Recipe:
             weights above 0, of others 1. The loss takes the logarithms of the weights off the logits
             (Menon et al. 2020, arXiv 2007.07314), which helps the few where weights in the loss do
             not: what is learnt by heart has no loss to weigh. Only with `loss="softmax"`.
+        accumulate: Parts of a batch that are computed one after the other, each with its own batch
+            statistics; their gradients are added up before the weights move. A batch of which one
+            device holds a quarter takes 4. A batch is a multiple of it (times the replicas).
         ema: Decay of the moving average of all weights, or 0 for none.
         clip: Largest global norm of the gradients, or 0 for no clipping.
         precision: `"float32"`, `"mixed_bfloat16"`, `"mixed_float16"`, which scales the loss, or
@@ -73,6 +76,7 @@ class Recipe:
     label_smoothing: float = 0.0
     loss: str = "softmax"
     class_weight: str | Mapping[str, float] = "none"
+    accumulate: int = 1
     ema: float = 0.0
     clip: float = 0.0
     precision: str = "float32"
@@ -144,6 +148,7 @@ _CHOICES = {
 _LIMITS = {
     "epochs": (1, 1 << 20),
     "batch_size": (1, 1 << 20),
+    "accumulate": (1, 1 << 20),
     "learning_rate": (0, 1e3),
     "label_smoothing": (0, 1),
     "ema": (0, 1),

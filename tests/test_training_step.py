@@ -11,7 +11,7 @@ import train_tiny
 from conftest import build_convnet, dense, mirrored, tiny_data
 from sklearn.utils.class_weight import compute_class_weight
 
-from keras_effv2 import progressive, recipes, training
+from keras_effv2 import layers, progressive, recipes, training
 from keras_effv2.training import checkpoints
 
 STEPS = train_tiny.STEPS
@@ -73,12 +73,13 @@ class Trail(keras.callbacks.Callback):
 @pytest.mark.parametrize(
     "precision, clip, tolerance", [("float32", 0.1, 1e-5), ("mixed_float16", 0.0, 1e-2)]
 )
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_steps_are_written_out(replicas, precision, clip, tolerance, quiet_train):
+@pytest.mark.parametrize("replicas, accumulate", [(1, 1), (2, 1), (1, 4), (2, 2)])
+def test_steps_are_written_out(replicas, accumulate, precision, clip, tolerance, quiet_train):
     """Against NumPy: Nesterov's momentum on gradients of cross-entropy, clipped or scaled."""
     phase = progressive.Phase(0, 1, image_size=16)
     recipe = recipes.Recipe("sgd", "tests", 1, 8, 0.5, optimizer="sgd", schedule="constant")
     recipe = dataclasses.replace(recipe, clip=clip, precision=precision, phases=(phase,))
+    recipe = dataclasses.replace(recipe, accumulate=accumulate)
     strategy, trail = "one" if replicas == 1 else mirrored(replicas), Trail()
     quiet_train(lambda: dense(4), tiny_data(), recipe, strategy=strategy, callbacks=[trail])
     batches = tiny_data().train.train_batches(
@@ -102,6 +103,33 @@ def test_steps_are_written_out(replicas, precision, clip, tolerance, quiet_train
         )
         np.testing.assert_allclose(ours[0], kernel, atol=tolerance)
         np.testing.assert_allclose(ours[1], bias, atol=tolerance)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_every_part_of_a_batch_has_statistics_of_its_own(replicas, quiet_train):
+    """Batch normalisation of the mean colours, over all replicas; its mean moves once a part."""
+
+    def build():
+        images = keras.Input((None, None, 3))
+        x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(images))
+        x = layers.BatchNormalization(momentum=0.9, name="norm")(x[:, None, None])
+        x = keras.layers.Dropout(0.5)(keras.layers.Flatten()(x))
+        return keras.Model(images, keras.layers.Dense(4)(x))
+
+    phase = progressive.Phase(0, 1, image_size=16)
+    recipe = recipes.Recipe("sgd", "tests", 1, 48, 0.0, optimizer="sgd", accumulate=3)
+    recipe = dataclasses.replace(recipe, phases=(phase,))
+    strategy = "one" if replicas == 1 else mirrored(replicas)
+    model = quiet_train(build, tiny_data(), recipe, strategy=strategy).model
+    (batch, _), *_ = tiny_data().train.train_batches(
+        image_size=16, batch_size=48, augment=recipes.augment_of(recipe, phase)
+    )
+    means = np.split(batch.numpy().mean((1, 2)) / 255, replicas)
+    moved, size = np.zeros(3), 16 // replicas
+    for i in range(3):
+        part = np.concatenate([own[size * i :][:size] for own in means])
+        moved = 0.9 * moved + 0.1 * part.mean(0)
+    np.testing.assert_allclose(model.get_layer("norm").moving_mean, moved, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])

@@ -182,6 +182,9 @@ def as_json(content):
     return json.loads(json.dumps(content))
 
 
+_LATER = {"class_weight": "none", "accumulate": 1}  # fields of recipes of older runs
+
+
 def check_same(workdir, checkpoint, described):
     """Refuses to resume a run that is not the one described."""
     if not any((workdir / "checkpoints").glob("step-*.ckpt")):
@@ -192,8 +195,7 @@ def check_same(workdir, checkpoint, described):
             f"{workdir} holds checkpoints, but no recipe.json that says of which run. Put it back, "
             "or choose another workdir."
         )
-    if "class_weight" in described:  # a field that came later
-        theirs.setdefault("class_weight", "none")
+    theirs = {key: value for key, value in _LATER.items() if key in described} | theirs
     if theirs.get("training data") == of_names(described["training data"]):
         theirs["training data"] = described["training data"]  # earlier versions hashed names alone
     changed = [

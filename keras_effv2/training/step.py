@@ -134,22 +134,10 @@ class TrainStep:
         return self._update_scaling(sums) if self.scaling else sums
 
     def _of_replica(self, images, labels, asked):
-        variables = self.model.trainable_variables
-        with tf.GradientTape() as tape:
-            logits = tf.cast(self.forward(images), tf.float32)
-            losses = cross_entropy(labels, logits, self.recipe, self.class_weights)
-            # over the global batch: gradients of the replicas add up to the whole's
-            loss = tf.reduce_mean(losses) / self.replicas
-            extra = tf.add_n(self.model.losses) if self.model.losses else 0.0
-            if self.l2:
-                extra += self.l2 * tf.add_n([tf.nn.l2_loss(v.value) for v in self.decayed])
-            total = loss + extra / self.replicas
-            if self.scaling:
-                total *= self.scaling[0]
-        gradients = tape.gradient(total, [v.value for v in variables])
+        gradients, sums = self._gradients(images, labels)
         # variables that the loss does not reach have none; the optimizer names them
         reached = [i for i, gradient in enumerate(gradients) if gradient is not None]
-        adjusted = [tf.convert_to_tensor(gradients[i]) for i in reached]
+        adjusted = [gradients[i] for i in reached]
         if self.scaling:
             adjusted = [gradient / self.scaling[0] for gradient in adjusted]
         adjusted = self._clipped(adjusted)
@@ -157,15 +145,51 @@ class TrainStep:
         for i, gradient in zip(reached, adjusted, strict=True):
             gradients[i] = gradient
         self._apply(gradients, finite)
-        return tf.stack(
-            Sums(
-                loss=tf.reduce_sum(losses),
-                hits=tf.reduce_sum(tf.cast(_hits(labels, logits), tf.float32)),
-                pictures=tf.cast(tf.size(losses), tf.float32),
-                not_finite=1.0 - tf.cast(finite, tf.float32),
-                asked=asked,
-            )
-        )
+        return tf.concat([sums, [1.0 - tf.cast(finite, tf.float32), asked]], 0)
+
+    def _gradients(self, images, labels):
+        """Gradients of a replica's batch, and its first three `Sums`; part by part."""
+        parts = self.recipe.accumulate
+        if parts == 1:
+            return self._of_part(images, labels)
+        size, variables = tf.shape(images)[0] // parts, self.model.trainable_variables
+        reached = []
+
+        def add(i, sums, *gradients):
+            own = slice(i * size, (i + 1) * size)
+            found, more = self._of_part(images[own], labels[own])
+            reached[:] = [gradient is not None for gradient in found]
+            added = (g if f is None else g + f for g, f in zip(gradients, found, strict=True))
+            return i + 1, sums + more, *added
+
+        done = (0, tf.zeros(3), *(tf.zeros(v.shape, v.value.dtype) for v in variables))
+        if self.replicas == 1:
+            done = tf.while_loop(lambda i, *_: i < parts, add, done, parallel_iterations=1)
+        else:  # they meet in layers such as batch normalisation, which they cannot within a loop
+            for _ in range(parts):
+                with tf.control_dependencies(done[1:]):
+                    done = add(*done)
+        _, sums, *gradients = done
+        return [g if known else None for g, known in zip(gradients, reached, strict=True)], sums
+
+    def _of_part(self, images, labels):
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            logits = tf.cast(self.forward(images), tf.float32)
+            losses = cross_entropy(labels, logits, self.recipe, self.class_weights)
+            # over the global batch: gradients of the replicas add up to the whole's
+            share = self.replicas * self.recipe.accumulate
+            loss = tf.reduce_mean(losses) / share
+            extra = tf.add_n(self.model.losses) if self.model.losses else 0.0
+            if self.l2:
+                extra += self.l2 * tf.add_n([tf.nn.l2_loss(v.value) for v in self.decayed])
+            total = loss + extra / share
+            if self.scaling:
+                total *= self.scaling[0]
+        gradients = tape.gradient(total, [v.value for v in variables])
+        hits = tf.reduce_sum(tf.cast(_hits(labels, logits), tf.float32))
+        sums = tf.stack([tf.reduce_sum(losses), hits, tf.cast(tf.size(losses), tf.float32)])
+        return [None if g is None else tf.convert_to_tensor(g) for g in gradients], sums
 
     def _clipped(self, gradients):
         """Clips the global gradient; Keras would clip each replica's share.
