@@ -5,6 +5,7 @@ Each test names what Keras 3's own `fit` gets wrong there.
 
 import dataclasses
 import json
+import signal
 import socket
 import types
 
@@ -73,6 +74,24 @@ def test_several_steps_a_call_and_other_optimizers(optimizer, quiet_train, tmp_p
     assert_as(state(alone), tmp_path / "run")
 
 
+def test_another_number_of_replicas_goes_on(alone, quiet_train, tmp_path):
+    """Stopped within an epoch on two, within the next on one, ended on four: as one all the way."""
+    for strategy, step in ((mirrored(2), 4), ("one", 9)):
+        die = train_tiny.Die(step, signal.SIGTERM)
+        with pytest.raises(SystemExit):
+            quiet_train(
+                build_convnet,
+                tiny_data(),
+                train_tiny.PLAINEST,
+                strategy=strategy,
+                callbacks=[die],
+            )
+        assert checkpoints.load_newest(tmp_path / "run" / "checkpoints")[1]["step"] == step
+    result = quiet_train(build_convnet, tiny_data(), train_tiny.PLAINEST, strategy=mirrored(4))
+    assert result.resumed_from == 9
+    assert_as(alone, tmp_path / "run")
+
+
 def test_the_strategy_that_users_get(alone, tmp_path):
     """`mirrored` over all four devices with TensorFlow's own collectives, in its own process."""
     done = forked.run(train_tiny.__file__, tmp_path, "--strategy=mirrored", "--plain")
@@ -83,11 +102,14 @@ def test_the_strategy_that_users_get(alone, tmp_path):
 def test_two_workers(alone, tmp_path):
     """Keras' fit crashes with MultiWorkerMirroredStrategy.
 
-    The second worker is asked to stop: both do, at the same step, and go on together.
+    The second worker is asked to stop: both do, at the same step; one process goes on alone and is
+    stopped, and both together end it: every global batch is that of one device.
     """
-    codes, outputs = run_workers(tmp_path, [], ["--die=5:SIGTERM"])
+    codes, outputs = run_workers(tmp_path, [], ["--die=3:SIGTERM"])
     assert codes == [143, 143], outputs
-    assert checkpoints.load_newest(tmp_path / "checkpoints")[1]["step"] == 6
+    assert checkpoints.load_newest(tmp_path / "checkpoints")[1]["step"] == 4
+    done = forked.run(train_tiny.__file__, tmp_path, "--plain", "--die=9:SIGTERM")
+    assert done.returncode == 143, done.stderr[-3000:]
     codes, outputs = run_workers(tmp_path, [], [])
     assert codes == [0, 0], outputs
     assert_as(alone, tmp_path)
