@@ -1,7 +1,8 @@
 """Ours on JAX beside timm under `torch.compile`, on one accelerator, alternating in one run.
 
     python benchmarks/accelerator.py
-    python benchmarks/accelerator.py --settings EfficientNetV2B0:64 --batch 4 --precision float32
+    python benchmarks/accelerator.py --small                  # what a CPU can do
+    python benchmarks/accelerator.py --small --sides ours     # without torch and timm
 
 Needs jax, torch and timm; not TensorFlow. Each side lives in a process of its own and waits while
 the other is timed. Of each: images a second, peak memory, and the part of the chip's matrix
@@ -21,7 +22,8 @@ import time
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument(
     "--settings",
-    default="EfficientNetV2S:128,EfficientNetV2S:224,EfficientNetV2S:300,CoAtNet0:224,CoAtNet2:224",
+    default="EfficientNetV2S:128,EfficientNetV2S:224,EfficientNetV2S:300,CoAtNet0:224,CoAtNet2:224,"
+    "CoAtNet0RW:224,CoAtNet1RW:224,CoAtNet2RW:224",
     help="MODEL:PIXELS, separated by commas",
 )
 parser.add_argument("--batch", type=int, default=128)
@@ -29,7 +31,17 @@ parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "flo
 parser.add_argument("--rounds", type=int, default=7, help="timings of each side")
 parser.add_argument("--steps", type=int, default=10, help="steps in one timing")
 parser.add_argument("--matrix", type=int, default=8192, help="side of the matrices of the peak")
+parser.add_argument("--sides", default="ours,timm", choices=["ours,timm", "ours", "timm"])
+parser.add_argument("--small", action="store_true", help="one small size, few steps, float32")
 parser.add_argument("--json", help="file for the rows")
+SMALL = {
+    "settings": "EfficientNetV2B0:64",
+    "batch": 4,
+    "precision": "float32",
+    "rounds": 3,
+    "steps": 1,
+    "matrix": 1024,
+}
 parser.add_argument("--side", choices=["ours", "timm"], help=argparse.SUPPRESS)
 
 
@@ -182,7 +194,7 @@ def measure(setting, args):
 
     model, size = setting.split(":")
     macs = model_info(model, int(size))["macs"]
-    sides = [Side(name, setting, args) for name in ("ours", "timm")]
+    sides = [Side(name, setting, args) for name in args.sides.split(",")]
     for side in sides:  # compiling
         for word in ("train", "infer", "product"):
             side.ask(word)
@@ -190,9 +202,9 @@ def measure(setting, args):
     peak = 2 * args.matrix**3 / product
     rows = []
     for mode, operations in (("train", 6 * macs), ("infer", 2 * macs)):
-        times = ([], [])
+        times = [[] for _ in sides]
         for round_ in range(args.rounds):
-            for i in (0, 1) if round_ % 2 == 0 else (1, 0):
+            for i in range(len(sides))[:: 1 if round_ % 2 == 0 else -1]:
                 times[i].append(sides[i].ask(mode))
         rates = [args.steps * args.batch / statistics.median(t) for t in times]
         rows.append(
@@ -203,7 +215,7 @@ def measure(setting, args):
                 "batch": args.batch,
                 "precision": args.precision,
                 "images_per_second": rates,
-                "ratio": rates[0] / rates[1],
+                "ratio": rates[0] / rates[-1],
                 "part_of_peak": [rate * operations / peak for rate in rates],
                 "peak_flops": peak,
             }
@@ -219,18 +231,17 @@ def main(args):
     if args.side:
         return serve(args)
     rows = []
-    print(
-        "| what | model | pixels | ours, images/s | timm | ratio | ours of peak | ours, timm GiB |"
-    )
-    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(f"| what | model | pixels | images/s: {args.sides} | ratio | of peak | GiB |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for setting in args.settings.split(","):
         for row in measure(setting, args):
             rows.append(row)
-            ours_, timm_ = row["images_per_second"]
+            rates = ", ".join(f"{rate:,.1f}" for rate in row["images_per_second"])
+            parts = ", ".join(f"{part:.0%}" for part in row["part_of_peak"])
             memory = ", ".join(f"{n / 2**30:.1f}" for n in row["memory_bytes"])
             print(
-                f"| {row['mode']} | {row['model']} | {row['pixels']} | {ours_:,.0f} | {timm_:,.0f} "
-                f"| {row['ratio']:.2f} | {row['part_of_peak'][0]:.0%} | {memory} |",
+                f"| {row['mode']} | {row['model']} | {row['pixels']} | {rates} "
+                f"| {row['ratio']:.2f} | {parts} | {memory} |",
                 flush=True,
             )
     print(f"matrix peak {rows[0]['peak_flops'] / 1e12:.1f} TFLOP/s in {args.precision}")
@@ -240,4 +251,6 @@ def main(args):
 
 
 if __name__ == "__main__":
+    if "--small" in sys.argv:
+        parser.set_defaults(**SMALL)
     main(parser.parse_args())

@@ -1,12 +1,13 @@
 """Latency of a network's doors, all in one run, and how often they agree on real pictures.
 
-    python benchmarks/doors.py --weights b0.weights.h5 --data folder:flowers
+    python benchmarks/doors.py --weights b0.weights.h5 --data folder:flowers --peer timm.onnx
 
 Every round times each door once, so that a slow minute of the machine hits all alike; the table
 has medians, and ratios to keras.applications in a `tf.function`.
 """
 
 import argparse
+import importlib.util
 import pathlib
 import statistics
 import tempfile
@@ -18,11 +19,14 @@ import onnxruntime
 import tensorflow as tf
 
 import keras_effv2 as kev
+from keras_effv2 import processor
 
+BASE = "keras.applications tf.function"
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--weights", default="imagenet", help="tag or path, of EfficientNetV2-B0")
 parser.add_argument("--image_size", type=int, default=224)
 parser.add_argument("--rounds", type=int, default=9)
+parser.add_argument("--peer", help="ONNX file that takes NCHW, such as timm's by torch.onnx.export")
 parser.add_argument("--data", help="folder:PATH to count agreements on")
 parser.add_argument("--pictures", type=int, default=100)
 
@@ -45,6 +49,25 @@ def onnx(path):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0]
+
+
+def channels_first(path):
+    """Another's file; its pictures are laid out before they are timed."""
+    call, laid_out = onnx(path), {}
+
+    def run(images):
+        if len(images) not in laid_out:
+            laid_out[len(images)] = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        return call(laid_out[len(images)])
+
+    return run
+
+
+def openvino(path):
+    import openvino
+
+    call = openvino.compile_model(path, "CPU")
+    return lambda images: call(images)[0]
 
 
 def saved_model(path):
@@ -71,8 +94,13 @@ def doors(args, folder):
         ("m.onnx", "onnx", {}),
     ):
         kev.export(ours, folder / name, form, images=examples, **options)
+    others = {}
+    if importlib.util.find_spec("openvino"):
+        others["OpenVINO"] = openvino(str(folder / "m.onnx"))
+    if args.peer:
+        others[f"{pathlib.Path(args.peer).stem}, ONNX Runtime"] = channels_first(args.peer)
     return {
-        "keras.applications tf.function": lambda x: graph(tf.constant(x)).numpy(),
+        BASE: lambda x: graph(tf.constant(x)).numpy(),
         "keras.applications predict_on_batch": theirs.predict_on_batch,
         "SavedModel": saved_model(str(folder / "plain")),
         "SavedModel, folded": saved_model(str(folder / "folded")),
@@ -80,6 +108,7 @@ def doors(args, folder):
         "TFLite float16": tflite(str(folder / "float16.tflite")),
         "TFLite int8": tflite(str(folder / "int8.tflite")),
         "ONNX Runtime": onnx(str(folder / "m.onnx")),
+        **others,
     }
 
 
@@ -99,23 +128,28 @@ def main(args):
         calls = doors(args, pathlib.Path(folder))
         shape = (args.image_size, args.image_size, 3)
         noise = np.random.default_rng(0).uniform(0, 255, (32, *shape)).astype("float32")
-        one, many = latency(calls, noise[:1], 3 * args.rounds), latency(calls, noise, args.rounds)
+        took = [
+            latency(calls, noise[:1], 3 * args.rounds),
+            latency(calls, noise[:8], args.rounds),
+            latency(calls, noise, args.rounds),
+        ]
         same = dict.fromkeys(calls, "")
         if args.data:
             split = kev.data.load(args.data).test.select(range(args.pictures))
             batches = split.eval_batches(image_size=args.image_size, batch_size=args.pictures)
             images = next(iter(batches))[0].numpy()
-            answers = {name: call(images).argmax(-1) for name, call in calls.items()}
-            first = answers["keras.applications tf.function"]
-            same = {name: f"{(a == first).mean():.0%}" for name, a in answers.items()}
-    print("| door | batch 1, ms | ratio | batch 32, ms | ratio | same top 1 |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    base = "keras.applications tf.function"
+            ours = [name for name in calls if args.peer is None or name != list(calls)[-1]]
+            answers = {name: calls[name](images).argmax(-1) for name in ours}
+            first = answers[BASE]
+            same |= {name: f"{(a == first).mean():.0%}" for name, a in answers.items()}
+    print(
+        "| door | batch 1, ms | ratio | batch 8, ms | ratio | batch 32, ms | ratio | same top 1 |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name in calls:
-        print(
-            f"| {name} | {one[name]:.1f} | {one[base] / one[name]:.2f} "
-            f"| {many[name]:.0f} | {many[base] / many[name]:.2f} | {same[name]} |"
-        )
+        cells = [f"{ms[name]:.1f} | {ms[BASE] / ms[name]:.2f}" for ms in took]
+        print(f"| {name} | {' | '.join(cells)} | {same[name]} |")
+    print(f"{processor.instructions()}, oneDNN {processor.onednn()}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,23 @@
 """The paired benchmark: who is timed when, what the numbers mean, what it refuses."""
 
+import dataclasses
 import importlib.util
+import json
+import os
 import pathlib
 import statistics
+import subprocess
+import sys
 import time
 
 import keras
 import pytest
+from conftest import tiny_efficientnet_row
 
+import keras_effv2 as kev
 from keras_effv2 import benchmark, layers, models
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 PEER = benchmark.Peer("other", None)
 
@@ -107,3 +116,19 @@ def test_fresh_processes():
 def test_what_peers_cannot_is_said(measure, peer, named):
     with pytest.raises(ValueError, match=named):
         peers().run("CoAtNet0", (measure,), peer, 32, 2, 1)
+
+
+def test_the_accelerator_benchmark_runs_on_a_cpu(tmp_path):
+    """On JAX, in processes of its own, without timm; rows have both modes and finite numbers."""
+    row = dataclasses.replace(tiny_efficientnet_row(), image_size=32)
+    kev.save_variant(row, tmp_path / "tiny.json")
+    script = ROOT / "benchmarks" / "accelerator.py"
+    options = [f"--settings={tmp_path}/tiny.json:32", "--matrix=64", f"--json={tmp_path}/rows.json"]
+    command = [sys.executable, script, "--small", "--sides=ours", "--rounds=1", *options]
+    quickly = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run(command, env=quickly, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["mode"] for row in rows] == ["train", "infer"]
+    assert all(row["images_per_second"][0] > 0 and row["memory_bytes"][0] > 0 for row in rows)
+    assert "| train | " in done.stdout and "TFLOP/s in float32" in done.stdout
