@@ -1,4 +1,4 @@
-"""Files of a user: written whole or not at all, locked, safely unpacked."""
+"""Files of a user, here or in a store: written whole or not at all, locked, safely unpacked."""
 
 import contextlib
 import errno
@@ -6,13 +6,17 @@ import hashlib
 import os
 import pathlib
 import re
+import shutil
 import stat
 import tarfile
+import tempfile
 import zipfile
 import zlib
 
 import filelock
 from absl import logging
+
+from keras_effv2 import stores
 
 
 def expand(path):
@@ -23,7 +27,35 @@ def expand(path):
     >>> expand("photos/$UNKNOWN_NAME")
     'photos/$UNKNOWN_NAME'
     """
-    return os.path.expandvars(os.path.expanduser(os.fspath(path)))
+    path = str(path) if isinstance(path, stores.Stored) else os.fspath(path)
+    return os.path.expandvars(os.path.expanduser(path))
+
+
+def place(path, what):
+    """A user's path: a local `pathlib.Path`, or a `stores.Stored` of the same methods.
+
+    Args:
+        path: A path; `~` and `$NAME` are replaced. `gs://BUCKET/...` and what else TensorFlow's
+            file systems know is in a store.
+        what: What the path is for, as a message begins: `"The workdir"`.
+
+    Raises:
+        ValueError: If it is the address of a store that TensorFlow here does not know.
+
+    Example:
+
+    >>> place("ram://run", "The workdir") / "model.keras"
+    Stored(address='ram://run/model.keras')
+    """
+    text = expand(path)
+    if stores.is_address(text):
+        return stores.opened(text, what)
+    if re.match("[a-z][a-z0-9]+:/", text):  # what pathlib makes of an address
+        raise ValueError(
+            f"{what} looks like an address with one slash: {text}. Give the address of a store as a "
+            "string with two, not as a pathlib.Path."
+        )
+    return pathlib.Path(text)
 
 
 def local(path, what):
@@ -42,7 +74,27 @@ def local(path, what):
             f"{what} is a local path. Received: {text}. Give a local path and copy it, or mount the "
             "bucket."
         )
-    return pathlib.Path(text)
+    return place(text, what)
+
+
+@contextlib.contextmanager
+def fetched(path):
+    """Gives a local path with what is at `path`: itself, or of a store a temporary copy."""
+    if not isinstance(path, stores.Stored):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder, path.name)
+        path.fetch(copy)
+        yield copy
+
+
+def remove_tree(path):
+    """Removes a folder and what is in it, if it is there."""
+    if isinstance(path, stores.Stored):
+        path.remove_tree()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def open_regular(path):
@@ -100,7 +152,8 @@ def replacing(path):
     A block that fails, or a process that dies in it, leaves what was at `path` before.
 
     Args:
-        path: The file to write, a path in a folder that exists.
+        path: The file to write, a path in a folder that exists. In a store the temporary file is
+            local; it is copied and compared, and a store that dies in it may keep a part.
 
     Yields:
         The `pathlib.Path` to write to; its name ends as that of `path`.
@@ -108,6 +161,12 @@ def replacing(path):
     Raises:
         OSError: If the file cannot be written; says so, and that the old one is unharmed.
     """
+    if isinstance(path, stores.Stored):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = pathlib.Path(folder, path.name)
+            yield temporary
+            path.send(temporary)
+        return
     path = pathlib.Path(path)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
@@ -139,8 +198,10 @@ def _sync_folder(folder):
 def sweep(folder):
     """Removes what `replacing` left in a folder when a process was killed in it.
 
-    Only where no other process writes, such as in a folder that is locked.
+    Only where no other process writes, such as in a folder that is locked. In a store it leaves none.
     """
+    if isinstance(folder, stores.Stored):
+        return
     # .PROCESS.NAME; the second kind is that of earlier versions, .NAME.RANDOM
     left = re.compile(r"\.\d+\..+|\.[\w-]+\.(csv|html|json|png|txt)\.\w{8}")
     for path in pathlib.Path(folder).glob(".*"):
@@ -151,6 +212,9 @@ def sweep(folder):
 def write_whole(path, content):
     """Writes bytes or text whole or not at all, see `replacing`."""
     content = content.encode() if isinstance(content, str) else content
+    if isinstance(path, stores.Stored):
+        path.write_bytes(content)
+        return
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -160,12 +224,16 @@ def locked(path, wait=True):
     """Keeps other processes out while the block runs; the kernel lets go if this one dies.
 
     Args:
-        path: The lock's own file.
+        path: The lock's own file; in a store that of `stores.owned`.
         wait: Whether to wait for the process that holds it.
 
     Raises:
         BlockingIOError: If another process holds it and `wait` is False.
     """
+    if isinstance(path, stores.Stored):
+        with stores.owned(path):
+            yield
+        return
     lock = filelock.FileLock(path, timeout=-1 if wait else 0)
     try:
         lock.acquire()

@@ -17,6 +17,7 @@ PACKAGE = pathlib.Path(keras_effv2.__file__).parent
 # rooms from the ground up: a room may import those below it, anywhere in its code
 ROOMS = (
     {"version", "arguments", "errors", "needs", "processor", "registration", "chatter"},
+    {"stores"},
     {"files", "phases", "quiet"},
     {"photos"},
     {"variants"},

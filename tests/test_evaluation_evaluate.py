@@ -16,7 +16,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from keras_effv2 import evaluation, layers
+from keras_effv2 import evaluation, files, layers
 from keras_effv2.data import Data, Split
 
 
@@ -216,11 +216,16 @@ def test_one_output_is_evaluated_as_two_classes(head, tmp_path):
         evaluation.evaluate(model, three)
 
 
-def test_a_report_in_a_bucket_is_refused(model, tmp_path, monkeypatch):
+def test_a_report_in_a_store(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for address in ("gs://bucket/report", "ram://report"):
-        with pytest.raises(
-            ValueError, match=f"The folder of the report is a local path.*{address}"
-        ):
-            evaluation.evaluate(model, tiny_data(), address)
+    with pytest.raises(ValueError, match="The folder of the report is .*Received: s3://x/report"):
+        evaluation.evaluate(model, tiny_data(), "s3://x/report")
+    found = evaluation.evaluate(model, tiny_data(), "ram://x/report")
+    store = files.place("ram://x/report", "The report")
+    assert {path.name for path in store.iterdir()} == {
+        "report.html",
+        "evaluation.json",
+        "doubtful.csv",
+    }
+    assert json.loads((store / "evaluation.json").read_text())["top1"] == found.top1
     assert list(tmp_path.iterdir()) == []

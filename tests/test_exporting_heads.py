@@ -213,14 +213,22 @@ def test_labels_have_one_line_each(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_buckets_are_refused_and_home_folders_are_found(tmp_path, monkeypatch, unchecked):
+def test_stores_and_home_folders_are_written_to(tmp_path, monkeypatch, unchecked):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    model = small()
+    model, images = small(), np.zeros((2, 64, 64, 3), "float32")
     for export in (kev.export, kev.export_hub):
-        for address in ("gs://bucket/x", "ram://x", "s3://x/y.tar.gz"):
-            with pytest.raises(ValueError, match=f"place of an export is a local path.*{address}"):
-                export(model, address)
+        with pytest.raises(ValueError, match="place of an export is .* Received: s3://x/y.tar.gz"):
+            export(model, "s3://x/y.tar.gz")
+    store = f"ram:/{tmp_path}"
+    assert kev.export_hub(model, f"{store}/hub/") == f"{store}/hub"
+    kev.export(model, f"{store}/pets.tflite", format="tflite", images=images)
+    with pytest.raises(FileExistsError, match="hub exists. Remove it"):
+        kev.export_hub(model, f"{store}/hub")
+    loaded = tf.saved_model.load(f"{store}/hub")
+    np.testing.assert_allclose(tf.nn.softmax(loaded(images / 255)), model(images), atol=1e-5)
+    names = tf.io.gfile.listdir(store)
+    assert sorted(names) == ["hub", "pets.tflite", "pets.tflite.json"]
     assert list(tmp_path.iterdir()) == []
     path = kev.export_hub(model, "~/hub")
     assert path == str(tmp_path / "home/hub") and (tmp_path / "home/hub/saved_model.pb").exists()

@@ -107,7 +107,7 @@ def test_refusals(quiet_train, tmp_path):
     refused("another recipe; changed: .*training pictures: 48 -> 40", data=other)
     way_out = r"built in float32\. .*effv2 train --recipe.precision=float32"
     refused(f"mixed_bfloat16, but model .* {way_out}", model=dense(4), recipe=half)
-    refused("The workdir is a local path. Received: gs://b/run", workdir="gs://b/run")
+    refused("Received: s3://b/run. Mount the s3:// store", workdir="s3://b/run")
     lines = dataclasses.replace(data, class_names=("red", "green", "blue", "no\ncolour"))
     refused(r"The label 'no\\ncolour' has a line break", data=lines)
     refused("works on one device; this strategy has 2", strategy=mirrored(2), jit_compile=True)

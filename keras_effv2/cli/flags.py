@@ -81,7 +81,7 @@ def path(values, name, meaning, local=False, default=None):
 
 def folder(values, name, meaning):
     """A local folder, which need not exist."""
-    flags.DEFINE(_Folder(local=True), name, None, meaning, flag_values=values)
+    flags.DEFINE(_Folder(local=False), name, None, meaning, flag_values=values)
 
 
 def names(values, name, default, meaning):

@@ -207,7 +207,7 @@ def _confidence(model, result, data, batch_size, image_size):
 
 
 def _report_folder(path):
-    folder = files.local(path, "The folder of the report")
+    folder = files.place(path, "The folder of the report")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"The report needs a folder; {folder} is a file.")
     folder.mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,7 @@ def export(
     """
     _check_arguments(format, quantize)
     layers.require_tensorflow("Export")
-    place = files.local(path, "The place of an export")
+    place = files.place(path, "The place of an export")
     graph.check_outputs(model)
     layers.check_preprocessing(model)
     pictures = _images(model, images)
@@ -98,7 +98,7 @@ def export(
             (target / "assets.extra").mkdir(exist_ok=True)
             (target / "assets.extra" / "export.json").write_text(text, encoding="utf-8")
     if place.is_file():
-        files.write_whole(f"{place}.json", text)
+        files.write_whole(place.parent / f"{place.name}.json", text)
     return report
 
 

@@ -69,7 +69,7 @@ def export_hub(
     if kind not in KINDS:
         raise ValueError(f"`kind` is one of {', '.join(KINDS)}. Received: {kind!r}.")
     layers.require_tensorflow("Export")
-    place = files.local(path, "The place of an export")
+    place = files.place(path, "The place of an export")
     if kind == "classification":
         graph.check_outputs(model)
         check_head(model)

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_effv2 import graph, layers
+from keras_effv2 import graph, layers, stores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,10 +215,20 @@ def _drift(found, wanted, exact):
 
 @contextlib.contextmanager
 def in_place(path):
-    """A temporary folder that becomes `path` if the block ends well, and vanishes if not."""
-    path = pathlib.Path(path)
+    """A temporary folder that becomes `path` if the block ends well, and vanishes if not.
+
+    Args:
+        path: What `files.place` gives; what is written for a store is copied there and compared.
+    """
     if path.exists():
         raise FileExistsError(f"{path} exists. Remove it, or choose another path.")
+    if isinstance(path, stores.Stored):
+        with tempfile.TemporaryDirectory() as work:
+            local = pathlib.Path(work, path.name)
+            with in_place(local) as folder:
+                yield folder
+            path.send(local)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
         folder = pathlib.Path(work) / "export"

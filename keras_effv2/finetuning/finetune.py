@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import os
-import shutil
 import time
 from collections.abc import Mapping
 
@@ -12,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import files, models, recipes, training, variants
+from keras_effv2 import files, models, recipes, stores, training, variants
 from keras_effv2.arguments import check_number
 from keras_effv2.data import Data, weighting
 from keras_effv2.data.carving import halves
@@ -130,7 +129,7 @@ def finetune(
             replicas=strategy.num_replicas_in_sync,
         )
 
-    folder, callbacks = files.local(workdir, "The workdir"), []
+    folder, callbacks = files.place(workdir, "The workdir"), []
     if recipe is not None and time_limit:
         raise ValueError("A `recipe` says its epochs itself: leave `time_limit` out.")
     timed = functools.partial(_timed, planned, time_limit, variant, data, folder, strategy)
@@ -291,9 +290,14 @@ def _begun(network, variant, weights, data, recipe, workdir):
 def _export(model, workdir):
     """Exports for TF Hub, unless the model that is there was exported already."""
     path, fresh = workdir / "hub", workdir / ".hub"
-    if path.exists() and path.stat().st_mtime >= (workdir / "model.keras").stat().st_mtime:
+    done, trained = path / "saved_model.pb", workdir / "model.keras"
+    if done.exists() and done.stat().st_mtime >= trained.stat().st_mtime > 0:
         return
-    shutil.rmtree(fresh, ignore_errors=True)
+    if isinstance(workdir, stores.Stored):  # it comes there when it is verified
+        files.remove_tree(path)
+        export_hub(model, path)
+        return
+    files.remove_tree(fresh)
     export_hub(model, fresh)
-    shutil.rmtree(path, ignore_errors=True)  # of a run that is gone
+    files.remove_tree(path)  # of a run that is gone
     fresh.rename(path)

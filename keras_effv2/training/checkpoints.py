@@ -1,5 +1,8 @@
 """Training state on disk: written whole or not at all, checked when read, the last two kept.
 
+In a store, where a write that dies may leave a part under the final name, a checkpoint counts once
+its manifest, `step-N.sha256`, stands beside it.
+
 Keras' `BackupAndRestore` begins a broken epoch again, loses the seeds of
 dropout and does not notice a torn file.
 """
@@ -8,26 +11,35 @@ import contextlib
 import hashlib
 import io
 import json
-import pathlib
 
 import numpy as np
 from absl import logging
 
-from keras_effv2 import files
+from keras_effv2 import files, stores
 
 KEEP = 2
+OWNER = ".owner.json"  # of a workdir in a store, which has no locks
 
 
 @contextlib.contextmanager
 def locked(workdir):
-    """Keeps other processes out of a workdir; the kernel lets go if this one dies.
+    """Keeps other processes out of a workdir; the kernel, or the owner's file, lets go if this dies.
 
     A workdir that is made for it and stays empty, because the run is refused, is removed again.
+
+    Args:
+        workdir: What `files.place` gives.
 
     Raises:
         RuntimeError: If another process works there.
     """
-    workdir = pathlib.Path(workdir)
+    if isinstance(workdir, stores.Stored):
+        try:
+            with files.locked(workdir / OWNER):
+                yield
+        except BlockingIOError as error:
+            raise RuntimeError(f"{workdir} is in use: {error.strerror}.") from None
+        return
     lock = workdir / ".lock"
     new = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
     workdir.mkdir(parents=True, exist_ok=True)
@@ -51,12 +63,17 @@ def save(folder, step, arrays, meta):
     """Writes a checkpoint.
 
     Args:
-        folder: Folder of the checkpoints.
+        folder: Folder of the checkpoints, as `files.place` gives it.
         step: Optimizer steps done; names the file.
         arrays: Name -> NumPy array.
         meta: What JSON can hold.
+
+    Raises:
+        BlockingIOError: If another run has taken the workdir, in a store, over.
     """
-    folder = pathlib.Path(folder)
+    stored = isinstance(folder, stores.Stored)
+    if stored:
+        stores.still_mine(folder.parent / OWNER)
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".*step-*"):  # of a process that was killed while writing
         with contextlib.suppress(OSError):
@@ -65,12 +82,29 @@ def save(folder, step, arrays, meta):
     np.savez(body, __meta__=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
     body = body.getbuffer()
     digest = hashlib.sha256(body).hexdigest().encode()
-    files.write_whole(folder / f"step-{step:09d}.ckpt", digest + bytes(body))
+    path = folder / f"step-{step:09d}.ckpt"
+    files.write_whole(path, digest + bytes(body))
+    if stored:
+        files.write_whole(_manifest(path), digest)
     # those of later steps are torn, else the run would have gone on from there
-    kept = sorted(path for path in folder.glob("step-*.ckpt") if _step(path) <= step)[-KEEP:]
+    kept = sorted(path for path in _found(folder) if _step(path) <= step)[-KEEP:]
     for path in folder.glob("step-*.ckpt"):
         if path not in kept:
             path.unlink()
+            _manifest(path).unlink(missing_ok=True)
+
+
+def _manifest(path):
+    return path.parent / f"{path.stem}.sha256"
+
+
+def _found(folder):
+    """The checkpoints that count."""
+    found = folder.glob("step-*.ckpt")
+    if isinstance(folder, stores.Stored):
+        manifests = {path.stem for path in folder.glob("step-*.sha256")}
+        return [path for path in found if path.stem in manifests]
+    return found
 
 
 def _step(path):
@@ -79,11 +113,18 @@ def _step(path):
 
 
 def load_newest(folder):
-    """Reads the newest whole checkpoint: `(arrays, meta)`, or None; torn ones are named."""
-    for path in sorted(pathlib.Path(folder).glob("step-*.ckpt"), reverse=True):
+    """Reads the newest whole checkpoint: `(arrays, meta)`, or None; torn ones are named.
+
+    Args:
+        folder: Folder of the checkpoints, as `files.place` gives it.
+    """
+    for path in sorted(_found(folder), reverse=True):
         content = path.read_bytes()
-        body = memoryview(content)[64:]
-        if hashlib.sha256(body).hexdigest().encode() != content[:64]:
+        body, said = memoryview(content)[64:], content[:64]
+        digest = hashlib.sha256(body).hexdigest().encode()
+        if digest != said or (
+            isinstance(path, stores.Stored) and _manifest(path).read_bytes() != digest
+        ):
             logging.warning("%s is torn; falling back to the checkpoint before.", path)
             continue
         with np.load(io.BytesIO(body)) as archive:

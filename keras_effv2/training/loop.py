@@ -45,7 +45,8 @@ def train(
         data: A `Data` of `keras_effv2.data.load`.
         recipe: A `Recipe`.
         workdir: Folder of the run: recipe.json, metrics.csv, history.png, tensorboard/,
-            checkpoints/, model.keras, labels.txt, summary.json.
+            checkpoints/, model.keras, labels.txt, summary.json. A local path, or in a store that
+            TensorFlow knows, such as `"gs://bucket/run"`.
         strategy: `"auto"` (all GPUs of this machine, else one device), `"one"`, `"mirrored"`,
             `"multiworker"` (by TF_CONFIG), `"tpu"`, or a `tf.distribute.Strategy`.
         callbacks: Keras callbacks. With an EMA the model has its averaged weights at the end of an
@@ -93,7 +94,7 @@ def train(
     check_kind("start", start, dict | None, "a dictionary with `model` and `weights`, or None")
     if steps_per_call is not None:
         check_number("`steps_per_call`", steps_per_call, 1, whole=True)
-    folder = files.local(workdir, "The workdir")
+    folder = files.place(workdir, "The workdir")
     check_trainable(data)
     check_callbacks(callbacks)
     devices = make_strategy(strategy, tpu)

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 
 import keras
 import numpy as np
@@ -135,7 +134,7 @@ def restore(workdir, checkpoint, named):
 
 def newest(workdir):
     """The newest whole checkpoint `(arrays, meta)` of a run, or None."""
-    return checkpoints.load_newest(pathlib.Path(workdir, "checkpoints"))
+    return checkpoints.load_newest(workdir / "checkpoints")
 
 
 def begun(workdir, checkpoint):
@@ -145,7 +144,7 @@ def begun(workdir, checkpoint):
     """
     if checkpoint is None:
         return None
-    return checkpoint[1].get("run") or read_json(pathlib.Path(workdir, "recipe.json"))
+    return checkpoint[1].get("run") or read_json(workdir / "recipe.json")
 
 
 def describe(recipe, model, data):
@@ -189,7 +188,7 @@ def check_same(workdir, checkpoint, described):
     """Refuses to resume a run that is not the one described."""
     if not any((workdir / "checkpoints").glob("step-*.ckpt")):
         return
-    theirs = begun(workdir, checkpoint)
+    theirs = begun(workdir, checkpoint) or read_json(workdir / "recipe.json")
     if theirs is None:
         raise ValueError(
             f"{workdir} holds checkpoints, but no recipe.json that says of which run. Put it back, "
