@@ -6,7 +6,6 @@ import tensorflow as tf
 
 import keras_effv2 as kev
 from keras_effv2 import data
-from keras_effv2.data import tfds as room
 
 
 @pytest.fixture
@@ -14,6 +13,7 @@ def prepared(tmp_path, monkeypatch):
     """A function that writes a small TFDS set, with the builder and the file format asked for."""
     tfds = pytest.importorskip("tensorflow_datasets")
     rng = np.random.default_rng(0)
+    monkeypatch.setenv("KERAS_EFFV2_HOME", str(tmp_path / "home"))
     pictures = rng.integers(0, 256, (40, 16, 16, 3), dtype="uint8")
 
     def make(file_format, several=False, train="train"):
@@ -50,7 +50,7 @@ def prepared(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
 def test_tfds(file_format, prepared):
-    """Every picture in one split, the same pixels, read in memory or by random access."""
+    """Every picture in one split, the same pixels, read by random access."""
     if file_format == "array_record":
         pytest.importorskip("array_record")
     pictures = prepared(file_format)
@@ -87,7 +87,7 @@ def test_tfds_without_pictures_to_train_on(prepared):
     loaded = data.load("tfds:tiny")
     assert loaded.train is loaded.validation is None and len(loaded.test) == 10
     for call in (
-        lambda: kev.train(None, loaded, None, "w"),
+        lambda: kev.train(lambda: None, loaded, kev.recipes.get("digits"), "w"),
         lambda: kev.finetune("EfficientNetV2B0", loaded, "w"),
     ):
         with pytest.raises(ValueError, match="tfds:tiny has no split to train on, only one to"):
@@ -109,12 +109,12 @@ def test_tfds_of_something_else(tmp_path, monkeypatch):
         data.load("tfds:words")
 
 
-def test_tfds_too_large_for_the_memory(prepared, monkeypatch):
+def test_tfds_in_another_format(prepared, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
     prepared("tfrecord")
-    monkeypatch.setattr(room, "IN_MEMORY", 100)
-    with pytest.raises(
-        ValueError, match="cannot be read in any order.*tfds convert_format.*array_record"
-    ):
+    other = tfds.core.FileFormat.RIEGELI
+    monkeypatch.setattr(tfds.core.DatasetInfo, "file_format", other)
+    with pytest.raises(ValueError, match="stored as riegeli.*tfds convert_format.*array_record"):
         data.load("tfds:tiny")
 
 

@@ -13,7 +13,7 @@ from keras_effv2 import files, variants
 DONE, FAILED, USAGE = 0, 1, 2
 DATA = (
     "folder:PATH, csv:FILE, tfds:NAME, keras:cifar10, keras:cifar100, hf:NAME, kaggle:OWNER/NAME, "
-    "cars:PATH or digits"
+    "tfrecord:PATH, webdataset:PATH, cars:PATH or digits"
 )
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
 ANY_FILE = (

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import zlib
 
 import tensorflow as tf
 import tqdm
@@ -15,6 +16,7 @@ from keras_effv2.files import open_regular, write_whole
 
 # Above this many files contents are not hashed, and what is damaged is remembered.
 MANY = 100_000
+_PNG = b"\x89PNG\r\n\x1a\n"
 UNKNOWN = ""  # the hash of a whole picture that was not read
 
 _USUAL = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # modes with a known white
@@ -73,9 +75,48 @@ def _stat(file):
         return None
 
 
+def is_whole(content):
+    r"""Whether the bytes of a file are a picture to its end, as far as this is cheap to know.
+
+    A JPEG has its first and last mark, the parts of a PNG have their checksums; others are decoded.
+
+    Example:
+
+    >>> is_whole(b"\xff\xd8 ... \xff\xd9"), is_whole(b"\xff\xd8 ...")
+    (True, False)
+    """
+    if content[:2] == b"\xff\xd8":
+        return b"\xff\xd9" in content[-64:]  # some cameras write a little behind it
+    if content[:8] == _PNG:
+        return _is_whole_png(content)
+    try:
+        photos.read_image(content)
+        return True
+    except ValueError:
+        return False
+
+
+def _is_whole_png(content):
+    at = len(_PNG)
+    while at + 12 <= len(content):
+        length = int.from_bytes(content[at : at + 4], "big")
+        part = content[at + 4 : at + 8 + length]
+        if zlib.crc32(part).to_bytes(4, "big") != content[at + 8 + length : at + 12 + length]:
+            return False
+        if part[:4] == b"IEND":
+            return True
+        at += 12 + length
+    return False
+
+
+def opened(path):
+    """A file to read bytes of, local or of a bucket."""
+    return tf.io.gfile.GFile(path, "rb") if "://" in path else open_regular(path)
+
+
 def read(path):
     """The content of a file."""
-    with tf.io.gfile.GFile(path, "rb") if "://" in path else open_regular(path) as file:
+    with opened(path) as file:
         return file.read()
 
 

@@ -13,6 +13,7 @@ from keras_effv2.data import elsewhere, frames
 from keras_effv2.data.cars import load_cars
 from keras_effv2.data.carving import carve_labels
 from keras_effv2.data.folder import load_folder
+from keras_effv2.data.shards import load_shards
 from keras_effv2.data.split import Data, Split
 from keras_effv2.data.tfds import load_tfds
 from keras_effv2.data.walking import is_text
@@ -20,6 +21,7 @@ from keras_effv2.data.walking import is_text
 if typing.TYPE_CHECKING:
     import pandas
 
+_SHARDS = ("tfrecord", "webdataset")
 UNEQUAL = 10  # a class of so many times the pictures of another hides how the other fares
 
 
@@ -46,6 +48,12 @@ def load(
             `"keras:cifar10"`, `"keras:cifar100"`: fetched, checked and kept by Keras.
             `"hf:NAME"` or `"hf:NAME:CONFIG"`, `"kaggle:OWNER/NAME"`: fetched and kept by `datasets`
             and kagglehub; of Kaggle a folder of classes.
+            `"tfrecord:PATH"`: a folder with shards `train-00000-of-01024`, `validation-...` of
+            `tf.train.Example`s and a `labels.txt` (a class a line); other features than the usual
+            ones and labels from 1 on: `"tfrecord:PATH?image=FEATURE&label=FEATURE&first=1"`.
+            `"webdataset:PATH"`: a folder with tars in which a name has a picture and its class, a
+            number in `.cls` or `label` in `.json`; names of the classes in `labels.txt`. Both are
+            read by random access, and damage is found while reading.
         validation: Part of the training pictures, in [0, 0.5), split off where no split is given:
             for a folder of classes, or of `train` alone, once for `validation` and once for `test`;
             with `train` and `val` only, a part of `train` becomes `validation` and `val` becomes
@@ -101,6 +109,8 @@ def _load(spec, validation, seed, strict):
         return _load_digits(validation, seed)
     if kind == "tfds":
         return load_tfds(rest, validation, seed)
+    if kind in _SHARDS:
+        return load_shards(kind, rest, validation, seed)
     if kind == "cars":
         return load_cars(rest, validation, seed, strict)
     if kind == "csv":
@@ -118,7 +128,7 @@ def _load(spec, validation, seed, strict):
     raise ValueError(
         f"No data set {str(spec)!r}: give 'digits', 'folder:PATH' (an existing folder with one "
         "sub-folder a class), 'csv:FILE', 'tfds:NAME', 'keras:cifar10', 'hf:NAME', "
-        "'kaggle:OWNER/NAME' or 'cars:PATH'."
+        "'kaggle:OWNER/NAME', 'tfrecord:PATH', 'webdataset:PATH' or 'cars:PATH'."
     )
 
 
@@ -134,7 +144,7 @@ def resolved(spec: str | os.PathLike) -> str:
     True
     """
     kind, rest = _parse(spec)
-    if kind in ("folder", "cars", "csv") and "://" not in rest:
+    if kind in ("folder", "cars", "csv", *_SHARDS) and "://" not in rest:
         rest = os.path.realpath(rest)
     return f"{kind}:{rest}" if rest else str(spec)
 
@@ -146,9 +156,11 @@ def _parse(spec):
         return "digits", ""
     if kind in ("tfds", "keras", "hf", "kaggle") and rest:
         return kind, rest
-    if kind == "csv" and rest:
+    if kind in ("csv", *_SHARDS) and rest:
         path, question, query = rest.partition("?")
-        return kind, os.path.normpath(files.expand(path)) + question + query
+        path = files.expand(path)
+        path = path if "://" in path else os.path.normpath(path)
+        return kind, path + question + query
     if kind in ("folder", "cars") and rest:
         path = files.expand(rest)
     else:

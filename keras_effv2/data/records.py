@@ -5,11 +5,14 @@ import hashlib
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
+from keras_effv2.data.damage import is_whole
 from keras_effv2.data.folder import SPLITS
 from keras_effv2.data.split import Split
 
 SAMPLE = 20_000  # labels that are enough to know how frequent the classes are
+BLOCK = 16  # records that are read at once
 
 
 def splits_of(keys, records_of, validation, seed):
@@ -38,30 +41,41 @@ def splits_of(keys, records_of, validation, seed):
 
 
 class Records(Split):
-    """Pictures and labels that are fetched one by one; a picture may have several labels.
+    """Pictures and labels that are fetched by their numbers; a picture may have several labels.
+
+    A picture that turns out to be damaged is named, and the next whole one stands in for it.
 
     Args:
         class_names: Names of the classes.
-        source: Sequence of dictionaries.
+        source: Sequence of dictionaries; of many at once, if it has `__getitems__`.
         image: Key of the encoded picture.
         label: Key of the class or classes.
         several: Whether a picture may have any number of classes.
         indices: Which records of the source these are; None for all.
+        damaged: Set of the numbers of those that were found to be damaged, to be added to.
     """
 
-    def __init__(self, class_names, source, image, label, several=False, indices=None):
-        self.class_names, self.skipped, self.several = tuple(class_names), (), several
+    def __init__(
+        self, class_names, source, image, label, several=False, indices=None, damaged=None
+    ):
+        self.class_names, self.several = tuple(class_names), several
         self.source, self.image, self.label = source, image, label
         self.indices = np.arange(len(source)) if indices is None else indices
+        self.damaged = set() if damaged is None else damaged
+
+    @property
+    def skipped(self):
+        """Names of the damaged pictures that were met so far."""
+        own = np.intersect1d(np.array(sorted(self.damaged), "int64"), self.indices)
+        return tuple(map(self._name, own))
 
     def __len__(self):
         return len(self.indices)
 
     def select(self, indices):
         own = self.indices[indices]
-        return Records(
-            self.class_names, self.source, self.image, self.label, self.several, indices=own
-        )
+        settings = self.source, self.image, self.label, self.several, own, self.damaged
+        return Records(self.class_names, *settings)
 
     def class_counts(self):
         """Pictures of each class, of very many by a sample: their labels are read one by one."""
@@ -70,7 +84,8 @@ class Records(Split):
     @functools.cached_property
     def _counts(self):
         few = np.random.default_rng(0).permutation(len(self))[:SAMPLE]
-        labels = [self._classes(self.source[int(i)]) for i in self.indices[few]]
+        blocks = (self.indices[few[at : at + BLOCK]] for at in range(0, len(few), BLOCK))
+        labels = [self._classes(record) for block in blocks for record in self._records(block)]
         counts = np.bincount(np.concatenate(labels), minlength=len(self.class_names))
         return np.rint(counts * (len(self) / len(few))).astype("int64")
 
@@ -87,7 +102,7 @@ class Records(Split):
 
     def is_labelled(self):
         """Whether the pictures have labels: contests keep those of test splits, and write -1."""
-        first = self.source[int(self.indices[0])][self.label]
+        first = self._records(self.indices[:1])[0][self.label]
         return first is not None and bool((np.atleast_1d(first) >= 0).all())
 
     def _classes(self, record):
@@ -102,18 +117,50 @@ class Records(Split):
             )
         return classes
 
+    def _records(self, numbers):
+        numbers = [int(number) for number in numbers]
+        if hasattr(self.source, "__getitems__"):
+            return self.source.__getitems__(numbers)
+        return [self.source[number] for number in numbers]
+
+    def _name(self, number):
+        return self.source.name(number) if hasattr(self.source, "name") else f"record {number}"
+
+    def _whole(self, positions):
+        """The records at these positions, with the next whole one in place of a damaged one."""
+        records = self._records(self.indices[positions])
+        for at, position in enumerate(positions):
+            tried = 0
+            while not is_whole(records[at][self.image]):
+                number = int(self.indices[(position + tried) % len(self)])
+                if number not in self.damaged:
+                    self.damaged.add(number)
+                    logging.warning("%s is damaged; the next stands in for it.", self._name(number))
+                tried += 1
+                if tried == min(100, len(self)):
+                    raise ValueError(
+                        f"{tried} pictures in a row are damaged, the last is {self._name(number)}. "
+                        "Write the set again."
+                    )
+                following = self.indices[(position + tried) % len(self)]
+                records[at] = self._records([following])[0]
+        return records
+
     def _raw(self, order):
-        def fetch(position):
-            record = self.source[int(self.indices[position])]
-            target = np.zeros(len(self.class_names), "float32")
-            target[self._classes(record)] = 1.0
-            return record[self.image], target
+        def fetch(positions):
+            records = self._whole(positions)
+            targets = np.zeros((len(records), len(self.class_names)), "float32")
+            for target, record in zip(targets, records, strict=True):
+                target[self._classes(record)] = 1.0
+            return np.array([record[self.image] for record in records], object), targets
 
-        def read(i):
-            raw, target = tf.numpy_function(fetch, [i], (tf.string, tf.float32), stateful=False)
-            raw.set_shape(())
-            target.set_shape((len(self.class_names),))
-            return i, raw, target
+        def read(positions):
+            raw, targets = tf.numpy_function(
+                fetch, [positions], (tf.string, tf.float32), stateful=False
+            )
+            raw.set_shape((None,))
+            targets.set_shape((None, len(self.class_names)))
+            return positions, raw, targets
 
-        stream = tf.data.Dataset.from_tensor_slices(order)
-        return stream.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        stream = tf.data.Dataset.from_tensor_slices(order).batch(BLOCK)
+        return stream.map(read, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
