@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import pathlib
 import re
@@ -97,6 +98,11 @@ def remove_tree(path):
         shutil.rmtree(path, ignore_errors=True)
 
 
+def exists(path):
+    """Whether there is something at a user's path."""
+    return place(path, "A path").exists()
+
+
 def open_regular(path):
     """Opens a user's file to read bytes; a pipe or a device, which may never end, is refused.
 
@@ -108,6 +114,8 @@ def open_regular(path):
         ValueError: If it is no regular file.
     """
     path = expand(path)
+    if stores.is_address(path):
+        return io.BytesIO(place(path, "A file").read_bytes())
     check_regular(path)
     return open(path, "rb")
 
@@ -137,11 +145,14 @@ def check_model_file(path):
         FileNotFoundError: If there is no such file or folder.
         ValueError: If a `.keras` file is not whole.
     """
-    if not os.path.exists(path):
+    path = place(path, "A model file")
+    if not path.exists():
         raise FileNotFoundError(f"There is no model file {path}.")
-    if not os.path.isdir(path):
+    if isinstance(path, stores.Stored):  # what it holds is seen when it is fetched
+        return
+    if not path.is_dir():
         check_regular(path)
-    if path.endswith(".keras") and not zipfile.is_zipfile(path):
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no whole .keras file. It may be cut off: get it again.")
 
 
@@ -249,6 +260,11 @@ def locked(path, wait=True):
 
 def digest(path, kind="sha256"):
     """The hash of a file's content, in hexadecimal digits."""
+    if isinstance(path, stores.Stored):
+        found = hashlib.new(kind)
+        for block in path.blocks():
+            found.update(block)
+        return found.hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, kind).hexdigest()
 

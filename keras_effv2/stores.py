@@ -80,6 +80,10 @@ class Stored:
         scheme, rest = self.address.split("://", 1)
         return Stored(f"{scheme}://{rest.rsplit('/', 1)[0]}")
 
+    def resolve(self):
+        """The same: a store has neither links nor a current folder."""
+        return self
+
     def exists(self):
         """Whether there is something."""
         return self._ask("exists")
@@ -162,6 +166,7 @@ class Stored:
             return
         with told(self), open(local, "rb") as source:
             with self._written() as file:
+                file.write(b"")  # TensorFlow makes the file with the first of them
                 while block := source.read(1 << 24):
                     file.write(block)
             source.seek(0)

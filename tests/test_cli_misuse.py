@@ -82,7 +82,7 @@ ROWS = [
     ("finetune --data=digits --workdir=w --model_file={cut}", 2, "Unknown command line flag"),
     # what is missing
     ("models EfficientNetV2B9", 2, "no model is called 'EfficientNetV2B9'. Did you mean Effi"),
-    ("predict {photo} --csv=gs://b/x.csv", 2, "flag --csv=gs://b/x.csv: It is a local path"),
+    ("predict {photo} --sort_into=gs://b/x", 2, "flag --sort_into=gs://b/x: It is a local path"),
     ("predict {photo} --csv=", 2, "flag --csv=: a path is missing"),
     ("predict {photo} --sort_into={photo}", 2, "photo.jpg: it is a file; give a folder"),
     ("predict", 2, "no pictures: give files, folders, globs, or - for a list on stdin"),

@@ -1,16 +1,24 @@
 """Paths in stores: the same as local ones, and what a store lacks is made good."""
 
+import io
+import json
 import pathlib
+import shutil
 import time
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import train_tiny
 from conftest import dense, tiny_data
+from PIL import Image
 
-from keras_effv2 import files, stores, training
+import keras_effv2 as kev
+from keras_effv2 import cli, files, model_files, stores, training, weights
 from keras_effv2.training import checkpoints
+from keras_effv2.training.unseen import learnt_from
+from keras_effv2.weights import loading
 
 
 @pytest.fixture(params=["local", "store"])
@@ -24,9 +32,16 @@ def test_paths_of_a_store_do_what_local_ones_do(folder):
     (folder / "below").mkdir()
     files.write_whole(folder / "b.txt", "b\n")
     files.write_whole(folder / ".a", b"\x00")
+    files.write_whole(folder / "empty", "")
     with files.replacing(folder / "c.txt") as temporary:
         temporary.write_text("c")
-    assert sorted(path.name for path in folder.iterdir()) == [".a", "b.txt", "below", "c.txt"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".a",
+        "b.txt",
+        "below",
+        "c.txt",
+        "empty",
+    ]
     assert sorted(path.name for path in folder.glob("*.txt")) == ["b.txt", "c.txt"]
     assert (folder / "b.txt").read_text(encoding="utf-8") == "b\n"
     assert (folder / ".a").read_bytes() == b"\x00"
@@ -204,3 +219,64 @@ def test_an_owner_says_that_it_is_alive(tmp_path, monkeypatch):
             time.sleep(0.01)
         assert stores._owner(path)["beat"] > first
     assert not path.exists()
+
+
+@pytest.fixture(scope="module")
+def here(undisturbed, tmp_path_factory):
+    """A finished run, and what was made of it."""
+    folder = tmp_path_factory.mktemp("made") / "run"
+    shutil.copytree(undisturbed, folder)
+    model = keras.models.load_model(folder / "model.keras")
+    model.save_weights(folder / "w.weights.h5")
+    kev.export(model, folder / "tflite" / "m.tflite", format="tflite")
+    kev.export(model, folder / "saved")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def there(here):
+    """The same in a store."""
+    store = stores.Stored(f"ram://{here}")
+    store.send(here)
+    return store
+
+
+@pytest.mark.parametrize("name", ["", "model.keras", "tflite", "tflite/m.tflite", "saved"])
+def test_models_are_opened_where_they_are(name, here, there):
+    """What a store gives is what the same file gives here; the copy is gone when it is used."""
+    images = np.random.default_rng(0).uniform(0, 255, (2, 224, 224, 3)).astype("float32")
+    ours, theirs = (model_files.load_model(f"{f}/{name}").predict(images) for f in (here, there))
+    np.testing.assert_array_equal(theirs, ours)
+    assert learnt_from(f"{there}/{name}") == learnt_from(here / name)
+    assert model_files.is_saved_model(f"{there}/{name}") == (name == "saved")
+
+
+@pytest.mark.parametrize("name", ["model.keras", "w.weights.h5"])
+def test_weights_are_read_where_they_are(name, here, there):
+    ours, theirs = (weights.open_checkpoint("X", f"{f}/{name}") for f in (here, there))
+    assert theirs.origin == f"{there}/{name}"
+    assert set(theirs.tensors) == set(ours.tensors)
+    for key, array in ours.tensors.items():
+        np.testing.assert_array_equal(theirs.tensors[key], array)
+    with pytest.raises(FileNotFoundError, match="There is no weights file ram://nowhere/x.h5"):
+        loading.check_weights("EfficientNetV2B0", "ram://nowhere/x.h5")
+
+
+def test_the_commands_take_addresses(there, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    photos = stores.Stored(f"ram://{tmp_path}/photos")
+    for i, picture in enumerate(tiny_data().train.pictures[:2]):
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "PNG")
+        (photos / f"{i}.png").write_bytes(buffer.getvalue())
+    said = {}
+    for what in (f"{photos}", f"{photos}/*.png", f"{photos}/0.png {photos}/1.png"):
+        command = ["predict", *what.split(), f"--model_file={there}", "--format=json"]
+        assert cli.main([*command, f"--csv={photos}/said/table.csv"]) == 0
+        said[what] = json.loads(capsys.readouterr().out)
+    assert len({json.dumps(one) for one in said.values()}) == 1
+    assert f"{photos}/1.png" in (photos / "said" / "table.csv").read_text()
+    row = f"{photos}/row.json"
+    assert cli.main(["scale", "--model=EfficientNetV2B0", "--step=1", f"--output={row}"]) == 0
+    assert kev.load_variant(row).image_size > 224
+    assert not list(tmp_path.iterdir())

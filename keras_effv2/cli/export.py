@@ -21,7 +21,7 @@ def define(values):
     flags.model_and_weights(values)
     flags.class_names(values)
     flags.choice(values, "format", "hub", ["hub", *_LEAN], "What to write.")
-    flags.path(values, "output", "Where to write it.", local=True)
+    flags.path(values, "output", "Where to write it.")
     kinds = ["classification", "feature_vector"]
     flags.choice(values, "kind", "classification", kinds, "Of a hub export.")
     meaning = "Merge batch normalisation into convolutions."

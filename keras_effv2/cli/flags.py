@@ -79,9 +79,9 @@ def path(values, name, meaning, local=False, default=None):
     flags.DEFINE(_Path(local), name, default, meaning, flag_values=values)
 
 
-def folder(values, name, meaning):
-    """A local folder, which need not exist."""
-    flags.DEFINE(_Folder(local=False), name, None, meaning, flag_values=values)
+def folder(values, name, meaning, local=False):
+    """A folder, which need not exist; `local`: the address of a bucket is refused."""
+    flags.DEFINE(_Folder(local), name, None, meaning, flag_values=values)
 
 
 def names(values, name, default, meaning):

@@ -31,11 +31,11 @@ def define(values):
     flags.output_format(values)
     flags.integer(values, "top", 5, "How many classes to name.", 1)
     meaning = "File for a table: a row a picture, with what is said, its classes and their scores."
-    flags.path(values, "csv", meaning, local=True)
+    flags.path(values, "csv", meaning)
     meaning = (
         "Folder to copy the pictures into, one folder a class and unknown; nothing is replaced."
     )
-    flags.folder(values, "sort_into", meaning)
+    flags.folder(values, "sort_into", meaning, local=True)
     flags.image_size(values)
     flags.batch_size(values, 16, "Pictures at a time.")
 
@@ -44,7 +44,7 @@ def run(values, positional):
     found = pictures(positional)
     if not found:
         raise flags.UsageError("no pictures: give files, folders, globs, or - for a list on stdin")
-    if not any(map(os.path.exists, found)):
+    if not any(map(files.exists, found)):
         for file in found:
             print(f"effv2 predict: {file}: {os.strerror(errno.ENOENT)}.", file=sys.stderr)
         return flags.FAILED
@@ -60,7 +60,7 @@ def run(values, positional):
             lines.append(f"  {_one_line(', '.join(result['said']) or UNKNOWN)}")
         lines += [f"  {c['score']:6.1%}  {_one_line(c['name'])}" for c in result["classes"]]
     if values.csv:
-        files.write_whole(values.csv, _table(results))
+        files.write_whole(files.place(values.csv, "The table"), _table(results))
     if values.sort_into:
         _sort(results, values.sort_into)
     flags.show(values, results, "\n".join(lines))
@@ -156,10 +156,14 @@ def pictures(arguments):
             found += [line.strip() for line in sys.stdin if line.strip()]
             continue
         text = files.expand(text)
-        if os.path.isdir(text):
+        path = files.place(text, "A picture")
+        if path.is_dir():
             from keras_effv2.data import find_pictures
 
             found += find_pictures(text)
+        elif path.exists():
+            found.append(text)
         else:
-            found += [text] if os.path.exists(text) else sorted(glob.glob(text)) or [text]
+            fitting = path.parent.glob(path.name) if "://" in text else glob.glob(text)
+            found += sorted(map(str, fitting)) or [text]
     return found

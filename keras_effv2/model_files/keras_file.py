@@ -15,24 +15,25 @@ def load_keras(path: str | os.PathLike) -> keras.Model:
     """Loads a `.keras` or `.h5` file as `keras.models.load_model` does.
 
     Args:
-        path: The file; `~` and `$NAME` are replaced.
+        path: The file, here or in a store (`gs://...`); `~` and `$NAME` are replaced.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be loaded; names the cause: the innermost error of Keras, and the
             version that wrote the file if that is newer than the one here.
     """
-    path = str(files.local(path, "A model file"))
-    if path.endswith((".tflite", ".onnx")) or os.path.isdir(path):
+    place = files.place(path, "A model file")
+    if place.suffix in (".tflite", ".onnx") or place.is_dir():
         raise ValueError(
-            f"{path} is no model that Keras saved, but an export or a folder: give the .keras file "
+            f"{place} is no model that Keras saved, but an export or a folder: give the .keras file "
             "(`predict` and `evaluate` take exports too)."
         )
-    files.check_model_file(path)
-    try:
-        return keras.models.load_model(path)
-    except Exception as error:  # of any class: what a file holds decides what fails
-        raise ValueError(f"{path} cannot be loaded: {_writer(path)}{_cause(error)}") from error
+    files.check_model_file(place)
+    with files.fetched(place) as copy:
+        try:
+            return keras.models.load_model(str(copy))
+        except Exception as error:  # of any class: what a file holds decides what fails
+            raise ValueError(f"{place} cannot be loaded: {_writer(copy)}{_cause(error)}") from error
 
 
 def _writer(path):

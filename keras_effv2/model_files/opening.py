@@ -1,6 +1,5 @@
 """Opens a model of any format by its file or folder."""
 
-import glob
 import os
 
 import keras
@@ -20,7 +19,7 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     Args:
         path: A `.keras` or `.h5` file, a `.tflite` or `.onnx` file or a SavedModel that this package
             wrote, a reusable SavedModel of TF Hub, or a folder that holds one of them: of several a
-            `.keras` file. `~` and `$NAME` are replaced.
+            `.keras` file. Here or in a store (`gs://...`); `~` and `$NAME` are replaced.
 
     Returns:
         A `keras.Model` of pixels 0..255. One around an export predicts and is evaluated; it does not
@@ -31,38 +30,41 @@ def load_model(path: str | os.PathLike) -> keras.Model:
         ValueError: If it cannot be opened, or an export does not say what its inputs and outputs are.
         ImportError: If its runtime is not installed; says which.
     """
-    path = str(files.local(path, "A model file"))
-    if os.path.isdir(path):
-        if not os.path.exists(os.path.join(path, "saved_model.pb")):
-            return load_model(_inside(path))
-        return _opened(runtimes.saved_model, path)
-    if path.endswith(".tflite"):
-        return _opened(runtimes.tflite, path)
-    if path.endswith(".onnx"):
-        return _opened(runtimes.onnx, path)
-    return load_keras(path)
+    place = files.place(path, "A model file")
+    if place.is_dir():
+        if not (place / "saved_model.pb").exists():
+            return load_model(_inside(place))
+        return _opened(runtimes.saved_model, place)
+    if place.suffix == ".tflite":
+        return _opened(runtimes.tflite, place)
+    if place.suffix == ".onnx":
+        return _opened(runtimes.onnx, place)
+    return load_keras(place)
 
 
 def is_saved_model(path: str | os.PathLike) -> bool:
     """Whether `load_model` would open a SavedModel, whose graph may read and write files."""
-    path = str(path)
-    if not os.path.isdir(path):
+    place = files.place(path, "A model file")
+    if not place.is_dir():
         return False
-    return os.path.exists(os.path.join(path, "saved_model.pb")) or is_saved_model(_inside(path))
+    return (place / "saved_model.pb").exists() or is_saved_model(_inside(place))
 
 
 def _inside(folder):
     """The model that a folder holds."""
     for extension in FORMATS:
-        found = sorted(glob.glob(os.path.join(glob.escape(folder), f"*{extension}")))
-        whole = [path for path in found if not path.endswith(".weights.h5")]
+        whole = [
+            path
+            for path in sorted(folder.glob(f"*{extension}"))
+            if not path.name.endswith(".weights.h5") and not path.name.startswith(".")
+        ]
         if len(whole) > 1:
-            names = ", ".join(map(os.path.basename, whole))
+            names = ", ".join(path.name for path in whole)
             raise ValueError(f"{folder} holds several models: {names}. Name one.")
         if whole:
             return whole[0]
-    if os.path.exists(os.path.join(folder, "hub", "saved_model.pb")):
-        return os.path.join(folder, "hub")
+    if (folder / "hub" / "saved_model.pb").exists():
+        return folder / "hub"
     raise FileNotFoundError(
         f"{folder} holds no model: no saved_model.pb, and no file *{', *'.join(FORMATS)}."
     )
@@ -70,14 +72,14 @@ def _inside(folder):
 
 def _opened(runtime, path):
     """A model around an export; what its runtime raises becomes one sentence."""
-    if not os.path.exists(path):
+    if not path.exists():
         raise FileNotFoundError(f"There is no model file {path}.")
-    with needs.naming(f"Opening {path}"):
+    with needs.naming(f"Opening {path}"), files.fetched(path) as copy:
         try:
-            run, card = runtime(path)
+            run, card = runtime(str(copy))
         except (ImportError, OSError):
             raise
         except Exception as error:  # of any class, from the runtime of another project
             text = errors.first_line(error)[:300]
             raise ValueError(f"{path} cannot be opened: {text}") from error
-    return wrapped(path, run, card)
+    return wrapped(str(path), run, card)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 
 from absl import logging
 
@@ -67,7 +66,9 @@ def unseen(data: str, model_file: str | os.PathLike | None, *, strict: bool = Fa
 
 def learnt_from(model_file: str | os.PathLike) -> set[str]:
     """What the run that a file lies in says of its data: name, path and fingerprint; empty if none."""
-    path = pathlib.Path(files.expand(model_file)).resolve()
+    if files.expand(model_file).startswith("hf://"):
+        return set()
+    path = files.place(model_file, "A model file").resolve()
     if not path.exists():  # a tag, or nothing
         return set()
     said: dict = {}

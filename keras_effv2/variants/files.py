@@ -8,7 +8,6 @@ import dataclasses
 import difflib
 import json
 import os
-import pathlib
 import re
 import types
 import typing
@@ -100,18 +99,19 @@ def save_variant(variant: Variant, path: str | os.PathLike) -> None:
     """
     if type(variant) not in _FAMILY_NAMES:
         raise ValueError(f"save_variant writes a Variant. Received: {type(variant).__name__}.")
-    if pathlib.Path(path).suffix != ".json":
-        raise ValueError(f"The file of a variant is called NAME.json. Received: {path}.")
+    place = files.place(path, "The file of a variant")
+    if place.suffix != ".json":
+        raise ValueError(f"The file of a variant is called NAME.json. Received: {place}.")
     content = {"format": FORMAT, "family": _FAMILY_NAMES[type(variant)]}
     content.update(dataclasses.asdict(variant))
-    files.write_whole(path, json.dumps(content, indent=2) + "\n")
+    files.write_whole(place, json.dumps(content, indent=2) + "\n")
 
 
 def load_variant(path: str | os.PathLike) -> Variant:
     """Reads a file that `save_variant` wrote; every column is checked.
 
     Args:
-        path: Local file.
+        path: The file, here or in a store (`gs://...`).
 
     Returns:
         A `Variant`; `model_info`, `scale`, `efficientnet_v2.build` and `--model` take it.
@@ -125,25 +125,30 @@ def load_variant(path: str | os.PathLike) -> Variant:
 
         variant = load_variant("runs/search/winner.json")
     """
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"There is no file {path}. A variant's is written by save_variant.")
+    place = files.place(path, "The file of a variant")
+    if not place.exists():
+        raise FileNotFoundError(
+            f"There is no file {place}. A variant's is written by save_variant."
+        )
     try:
-        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        content = json.loads(place.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a variant: {error}.") from error
+        raise ValueError(f"{place} cannot be read as a variant: {error}.") from error
     if not isinstance(content, dict) or "family" not in content:
-        raise ValueError(f"{path} is no variant's file: it names no family.")
+        raise ValueError(f"{place} is no variant's file: it names no family.")
     if content.pop("format", None) != FORMAT:
         raise ValueError(
-            f"{path} has another format than {FORMAT}, which this version of keras_effv2 reads: "
+            f"{place} has another format than {FORMAT}, which this version of keras_effv2 reads: "
             "update keras_effv2, or write the file again with save_variant."
         )
     family = content.pop("family")
     if family not in FAMILIES:
-        raise ValueError(f"{path}: `family` is one of {', '.join(FAMILIES)}. Received: {family!r}.")
-    variant = _row(FAMILIES[family].Variant, FAMILIES[family], content, path, "")
+        raise ValueError(
+            f"{place}: `family` is one of {', '.join(FAMILIES)}. Received: {family!r}."
+        )
+    variant = _row(FAMILIES[family].Variant, FAMILIES[family], content, place, "")
     if FAMILIES[family].HALVINGS:
-        _check_strides(variant, path)
+        _check_strides(variant, place)
     return variant
 
 

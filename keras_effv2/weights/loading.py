@@ -10,7 +10,7 @@ import re
 from absl import logging
 
 from keras_effv2.arguments import check_kind
-from keras_effv2.files import digest, expand, local, replacing
+from keras_effv2.files import digest, exists, expand, place, replacing
 from keras_effv2.weights import hugging_face
 from keras_effv2.weights.download import fetch
 from keras_effv2.weights.handles import resolve_hub
@@ -85,7 +85,7 @@ def check_weights(model, weights):
         return
     if not _looks_like_path(weights):
         raise _unknown(model, weights)
-    if not os.path.exists(weights) and not os.path.exists(weights + ".index"):
+    if not exists(weights) and not exists(weights + ".index"):
         raise FileNotFoundError(f"There is no weights file {weights}. Check the path.")
 
 
@@ -278,7 +278,7 @@ def convert(model, path, *, tag, source, licence="Apache-2.0", top1=None):
     """
     from keras_effv2.layers import find_pixels  # Keras is not needed to read the table
 
-    path = local(path, "A weights file")
+    path = place(path, "A weights file")
     if not path.name.endswith(".weights.h5"):
         raise ValueError(f"Weights are written to a file *.weights.h5. Received: {path}.")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,8 @@ import zlib
 
 import numpy as np
 
-from keras_effv2 import errors, needs
-from keras_effv2.files import expand, open_regular, unpack
+from keras_effv2 import errors, needs, stores
+from keras_effv2.files import expand, fetched, open_regular, place, unpack
 from keras_effv2.weights import timm
 
 
@@ -47,7 +47,11 @@ class Checkpoint:
 
 
 def read(path):
-    """Reads a local checkpoint of any supported format, told apart by content.
+    """Reads a checkpoint of any supported format, told apart by content.
+
+    Args:
+        path: A file, a folder or the prefix of a TF1 checkpoint; of a store (`gs://...`) a file or a
+            folder, which is fetched to read it.
 
     Returns:
         A `Checkpoint`.
@@ -57,6 +61,9 @@ def read(path):
         ValueError: If it is damaged or of no known format.
     """
     path = expand(path)
+    if stores.is_address(path):
+        with fetched(place(path, "A weights file")) as copy:
+            return dataclasses.replace(read(copy), origin=path)
     if os.path.isdir(path):
         if os.path.exists(os.path.join(path, "saved_model.pb")):
             return _read_saved_model(path)
