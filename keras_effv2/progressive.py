@@ -198,5 +198,10 @@ class ProgressiveLearning(keras.callbacks.Callback):
         deliver(self.model, phase_at(self.phases, self.epoch))
 
     def on_epoch_begin(self, epoch, logs=None):
+        before = phase_at(self.phases, self.epoch)
         self.epoch = epoch
-        deliver(self.model, phase_at(self.phases, epoch))
+        phase = phase_at(self.phases, epoch)
+        deliver(self.model, phase)
+        changed = any(getattr(phase, name) != getattr(before, name) for name in OF_LAYERS)
+        if changed and keras.backend.backend() == "jax":
+            self.model.make_train_function(force=True)  # a compiled step holds the old rates
