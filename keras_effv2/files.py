@@ -79,14 +79,19 @@ def local(path, what):
 
 
 @contextlib.contextmanager
-def fetched(path):
-    """Gives a local path with what is at `path`: itself, or of a store a temporary copy."""
+def fetched(path, but=()):
+    """Gives a local path with what is at `path`: itself, or of a store a temporary copy.
+
+    Args:
+        path: What `place` gives.
+        but: Names in the folder that are not wanted.
+    """
     if not isinstance(path, stores.Stored):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder, path.name)
-        path.fetch(copy)
+        path.fetch(copy, but)
         yield copy
 
 

@@ -102,7 +102,11 @@ class Stored:
 
     def iterdir(self):
         """What the folder holds, hidden names too."""
-        return [self / name.strip("/") for name in sorted(self._ask("listdir")) if name.strip("/")]
+        names = (name.strip("/") for name in self._ask("listdir"))
+        found = [self / name for name in sorted(names) if name]
+        if self.address.startswith("ram://"):  # which lists a.b/c as .b in a
+            return [path for path in found if path.exists()]
+        return found
 
     def glob(self, pattern):
         """Those in the folder whose name fits; none where there is no folder."""
@@ -116,7 +120,9 @@ class Stored:
 
     def remove_tree(self):
         """Removes a folder and what is in it, if it is there."""
-        if self.exists():
+        for child in self.iterdir() if self.exists() else ():
+            child.remove_tree() if child.is_dir() else child.unlink()
+        with contextlib.suppress(FileNotFoundError):  # where a folder is only the names in it
             self._ask("rmtree")
 
     def read_bytes(self):
@@ -142,11 +148,11 @@ class Stored:
             while block := file.read(1 << 24):
                 yield block
 
-    def fetch(self, copy):
-        """Copies the file, or the folder with all that is in it, to a local `pathlib.Path`."""
+    def fetch(self, copy, but=()):
+        """Copies the file, or the folder with all in it `but` these, to a local `pathlib.Path`."""
         if self.is_dir():
             copy.mkdir()
-            for child in self.iterdir():
+            for child in (child for child in self.iterdir() if child.name not in but):
                 child.fetch(copy / child.name)
         else:
             with open(copy, "wb") as file:

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from made_pictures import encoded, noise
 
-from keras_effv2 import data
+from keras_effv2 import data, files, stores
 
 CLASSES = ("cat", "dog", "007")
 
@@ -41,6 +41,25 @@ def test_any_separator_and_quoting(photos, tmp_path, separator):
     parts = data.load(written(tmp_path, text), validation=0.2)
     own = [set(split.pictures) for split in (parts.train, parts.validation, parts.test)]
     assert sum(map(len, own)) == len(set.union(*own)) == 30 and len(own[1]) == len(own[2]) == 6
+
+
+def test_a_table_and_its_pictures_in_a_store(photos, tmp_path):
+    """Equal to the same here; paths from the table's folder, and addresses."""
+    store = stores.Stored(f"ram://{tmp_path}")
+    (store / "photos").send(tmp_path / "photos")
+    rows = [f"{name},{'ab'[i % 2]}" for i, name in enumerate(photos)]
+    here = data.load(written(tmp_path, "\n".join(["image,label", *rows])))
+    rows[0] = f"{store}/{rows[0]}"
+    files.write_whole(store / "table.csv", "\n".join(["image,label", *rows]))
+    there = data.load(f"csv:{store}/table.csv")
+    for ours, theirs in ((here.train, there.train), (here.validation, there.validation)):
+        images, labels = next(iter(theirs.eval_batches(batch_size=len(theirs), image_size=32)))[:2]
+        expected, wanted = next(iter(ours.eval_batches(batch_size=len(ours), image_size=32)))[:2]
+        np.testing.assert_array_equal(images, expected)
+        np.testing.assert_array_equal(labels, wanted)
+    files.write_whole(store / "table.csv", "image,label\nnowhere.png,a\nphotos/1.png,b\n")
+    with pytest.raises(ValueError, match="row 1: there is no picture ram://.*nowhere.png"):
+        data.load(f"csv:{store}/table.csv")
 
 
 def test_splits_that_are_given(photos, tmp_path):

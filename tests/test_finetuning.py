@@ -16,9 +16,10 @@ from absl import logging
 from conftest import mirrored, tiny_data
 
 import keras_effv2 as kev
-from keras_effv2 import cli, data, finetuning, layers, models, recipes, training
+from keras_effv2 import cli, data, files, finetuning, layers, model_files, models, recipes, training
 from keras_effv2.data import Split
-from keras_effv2.exporting import reusable
+from keras_effv2.evaluation import evaluate
+from keras_effv2.exporting import publish, reusable
 from keras_effv2.models import efficientnet_v2
 
 
@@ -150,6 +151,27 @@ def test_the_whole_way(start, tmp_path, monkeypatch):
     served = tf.saved_model.load(str(tmp_path / "run" / "hub"))
     logits = served(pictures / 255, training=False).numpy()
     np.testing.assert_allclose(tf.nn.softmax(logits), other.probabilities, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_in_a_store(start, tmp_path, monkeypatch):
+    """Resumed, evaluated, exported and published from there; nothing is left in a folder here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reusable, "verify", lambda *arguments: None)
+    options = {"weights": start[1], "epochs": 1, "image_size": 32}
+    before, workdir = {*tmp_path.iterdir()}, f"ram:/{tmp_path}/run"
+    first, _ = finetuning.finetune("EfficientNetV2B0", tiny_data(), workdir, **options)
+    again, judged = finetuning.finetune("EfficientNetV2B0", tiny_data(), workdir, **options)
+    assert again.resumed_from == first.steps
+    names = {path.name for path in files.place(workdir, "The workdir").iterdir()}
+    assert names >= {"model.keras", "summary.json", "report.html", "hub", "tensorboard"}
+    assert not names & {".owner.json", ".hub"}
+    theirs = model_files.load_model(workdir)
+    evaluation = evaluate(theirs, tiny_data(), image_size=32)
+    assert evaluation.top1 == judged.top1
+    sent = dict(publish(workdir, "hf:me/colours", dry_run=True).files)
+    assert sent["model.keras"] and sent["hub/saved_model.pb"] and "model.tflite" in sent
+    assert {*tmp_path.iterdir()} == before
 
 
 def test_own_recipes(start, tmp_path):

@@ -30,6 +30,8 @@ def test_paths_of_a_store_do_what_local_ones_do(folder):
     assert not folder.exists() and not list(folder.glob("*"))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "below").mkdir()
+    files.write_whole(folder / "below.more", "")
+    assert not list((folder / "below").iterdir())
     files.write_whole(folder / "b.txt", "b\n")
     files.write_whole(folder / ".a", b"\x00")
     files.write_whole(folder / "empty", "")
@@ -39,6 +41,7 @@ def test_paths_of_a_store_do_what_local_ones_do(folder):
         ".a",
         "b.txt",
         "below",
+        "below.more",
         "c.txt",
         "empty",
     ]

@@ -1,6 +1,7 @@
 """Labels in a table: a CSV file, or a DataFrame of pandas."""
 
 import csv
+import functools
 import itertools
 import os
 import urllib.parse
@@ -8,11 +9,12 @@ import urllib.parse
 import numpy as np
 from absl import logging
 
-from keras_effv2 import needs
+from keras_effv2 import files, needs
 from keras_effv2.data.carving import completed, identity, warn_of_duplicates
 from keras_effv2.data.damage import examine
 from keras_effv2.data.folder import SPLITS, split_called
 from keras_effv2.data.split import Data, Split
+from keras_effv2.stores import is_address
 
 # names of columns that say what they hold, in any case; the first that is there counts
 PICTURES = ("image", "picture", "file", "filename", "file_name", "path", "filepath", "image_path")
@@ -29,12 +31,18 @@ def load_csv(rest, validation, seed, strict):
 
     path, _, query = rest.partition("?")
     columns = _columns(query, rest)
-    if not os.path.isfile(path):
+    if not files.place(path, "A table").is_file():
         raise FileNotFoundError(f"There is no table {path}. Check the path.")
     try:  # the separator is found by csv.Sniffer; labels such as 007 and NA stay what they are
-        frame = pandas.read_csv(
-            path, sep=None, engine="python", dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
+        with files.open_regular(path) as file:
+            frame = pandas.read_csv(
+                file,
+                sep=None,
+                engine="python",
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+            )
     except (ValueError, csv.Error) as error:  # what pandas raises is a ValueError
         raise ValueError(f"{path} cannot be read as a table: {error}.") from None
     return _load(frame, f"csv:{rest}", os.path.dirname(path), columns, validation, seed, strict)
@@ -220,19 +228,33 @@ def _text(value):
 
 def _paths(frame, name, column, folder):
     """The pictures, from the table's folder; of missing ones the first is named."""
-    paths = []
+    paths, is_there = [], _finder()
     for i, value in enumerate(frame[column]):
         text = os.path.expanduser(
             _text(os.fspath(value) if isinstance(value, os.PathLike) else value)
         )
-        path = os.path.join(folder, text)
-        if not text or not os.path.isfile(path):
+        path = text if is_address(text) else os.path.join(folder, text)
+        if not text or not is_there(path):
             what = f"there is no picture {path}" if text else f"the picture ({column}) is blank"
             raise ValueError(
                 f"{name}, row {_row(frame, i)}: {what}. Paths start from the folder of the table."
             )
         paths.append(path)
     return paths
+
+
+def _finder():
+    """A function that says whether a file is there; of a store it lists a folder once."""
+
+    @functools.cache
+    def names(folder):
+        return {path.name for path in files.place(folder, "A picture").glob("*")}
+
+    def is_there(path):
+        folder, _, name = path.rpartition("/")
+        return name in names(folder) if is_address(path) else os.path.isfile(path)
+
+    return is_there
 
 
 def _parts(frame, name, column):

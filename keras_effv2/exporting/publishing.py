@@ -77,7 +77,7 @@ def publish(
     """
     where, handle = place(to)
     importlib.import_module("huggingface_hub" if where == "hf" else "kagglehub")  # or say so now
-    run = files.local(workdir, "The workdir")
+    run = files.place(workdir, "The workdir")
     for name in ("model.keras", "summary.json", "labels.txt"):
         if not (run / name).is_file():
             raise FileNotFoundError(
@@ -86,7 +86,10 @@ def publish(
             )
     if is_offline() and not dry_run:
         raise OSError("KERAS_EFFV2_OFFLINE is set and forbids to publish. Unset it.")
-    with tempfile.TemporaryDirectory() as temporary:
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        files.fetched(run, but=("checkpoints", "tensorboard")) as run,
+    ):
         folder = pathlib.Path(temporary, "sent")
         folder.mkdir()
         text = _collect(run, folder, to, licence)
