@@ -155,6 +155,18 @@ def test_no_private_keras_and_no_drawer_for_everything():
         assert not any(word in name for word in ("util", "helper", "common", "misc"))
 
 
+# who asks TensorFlow for files of a store, beside `stores`
+ASKING = {
+    "data": "lists folders and reads parts of files, of a million and by threads",
+    "model_files": "the labels of a SavedModel, by the path that TensorFlow gives",
+}
+
+
+def test_stores_are_reached_through_one_page():
+    asking = {name for name, path in modules() if "gfile" in path.read_text(encoding="utf-8")}
+    assert {room(name) for name in asking - {"stores"}} <= set(ASKING)
+
+
 def test_import_is_light():
     """Nothing comes that most users do not need; no name is left without its module."""
     code = (
