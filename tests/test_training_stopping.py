@@ -8,10 +8,11 @@ import signal
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import train_tiny
 from conftest import dense, tiny_data
 
-from keras_effv2 import recipes
+from keras_effv2 import cli, recipes, training
 from keras_effv2.training import stopping
 
 
@@ -68,3 +69,20 @@ def test_patience_keeps_the_best_weights_those_of_the_start_included(ema, quiet_
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["best_epoch"] == 0
     assert result.history[-1]["val_loss"] > 1.1 * summary["best_val_loss"]
+
+
+def test_a_lost_worker_is_named(monkeypatch, tmp_path, capsys):
+    """By the words of TensorFlow 2.21's collectives; a command ends with a code of its own."""
+    with pytest.raises(ConnectionError, match="Another worker has ended or cannot be reached"):
+        with stopping.naming_lost_workers():
+            raise tf.errors.UnavailableError(None, None, "Collective ops is aborted by: recvmsg")
+    with pytest.raises(tf.errors.UnavailableError):
+        with stopping.naming_lost_workers():
+            raise tf.errors.UnavailableError(None, None, "another cause")
+
+    def lost(*_, **__):
+        raise stopping.WorkerLost("Another worker has ended.")
+
+    monkeypatch.setattr(training, "train", lost)
+    assert cli.main(["train", "--data=digits", f"--workdir={tmp_path}"]) == 75
+    assert "Another worker has ended." in capsys.readouterr().err

@@ -43,7 +43,7 @@ COMMANDS = (
 
 
 def main(argv=None):
-    """Runs a command line; returns the exit code: 0 done, 1 failed, 2 bad usage, 143 terminated."""
+    """Runs a command line; returns the exit code: 0 done, 1 failed, 2 bad usage, 75 a worker lost."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         return _main(*argv)
@@ -97,7 +97,7 @@ def _run(name, command, values, rest):
         if values.is_parsed() and values.verbosity > 0:
             raise
         _complain(sentence(error), name)
-        return FAILED
+        return getattr(error, "exit_code", FAILED)
 
 
 def _complain(text, name=""):

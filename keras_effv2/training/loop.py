@@ -17,7 +17,7 @@ from keras_effv2.recipes import Recipe
 from keras_effv2.training import checkpoints, precision, records, state
 from keras_effv2.training.callbacks import Log, check_callbacks, numbers
 from keras_effv2.training.run import Result, Run
-from keras_effv2.training.stopping import NotFinite, Signals
+from keras_effv2.training.stopping import NotFinite, Signals, naming_lost_workers
 from keras_effv2.training.strategy import has_workers, is_chief, make_strategy
 
 
@@ -71,6 +71,7 @@ def train(
             another recipe, model or data set; says what differs.
         RuntimeError: If another process trains in the workdir.
         FloatingPointError: If the loss is not finite.
+        ConnectionError: If another worker has ended.
         SystemExit: With code 143 after SIGTERM, when the checkpoint is saved.
         KeyboardInterrupt: After Ctrl-C, when the checkpoint is saved; a second one does not wait.
 
@@ -105,7 +106,8 @@ def train(
         run = Run(model, data, recipe, folder, devices, start)
         step = run.train_step(steps_per_call, jit_compile, remat)
         resumed_from = run.resume(checkpoint)
-        _epochs(run, step, callbacks, rollback, progress)
+        with naming_lost_workers():
+            _epochs(run, step, callbacks, rollback, progress)
         run.finish()
     done = run.progress
     return Result(run.model, done.history, done.step, resumed_from, step.traces)

@@ -52,6 +52,37 @@ def _hits(labels, logits):
     return (said > 0) & (said >= tf.reduce_max(labels, 1))
 
 
+def _added(compute, variables, pictures, parts, alone):
+    """Gradients and sums of a batch, computed part by part and added up.
+
+    Args:
+        compute: Function of images and labels that gives gradients, or None, and the first three `Sums`.
+        variables: What the gradients are of.
+        pictures: Images and labels of the batch.
+        parts: How many parts it has.
+        alone: Whether there is one replica. Several meet in layers such as batch normalisation, which
+            they cannot within a loop.
+    """
+    size, reached = tf.shape(pictures[0])[0] // parts, []
+
+    def add(i, sums, *gradients):
+        own = slice(i * size, (i + 1) * size)
+        found, more = compute(*(tensor[own] for tensor in pictures))
+        reached[:] = [gradient is not None for gradient in found]
+        added = (g if f is None else g + f for g, f in zip(gradients, found, strict=True))
+        return i + 1, sums + more, *added
+
+    done = (0, tf.zeros(3), *(tf.zeros(v.shape, v.value.dtype) for v in variables))
+    if alone:
+        done = tf.while_loop(lambda i, *_: i < parts, add, done, parallel_iterations=1)
+    else:
+        for _ in range(parts):
+            with tf.control_dependencies(done[1:]):
+                done = add(*done)
+    _, sums, *gradients = done
+    return [g if known else None for g, known in zip(gradients, reached, strict=True)], sums
+
+
 class Sums(typing.NamedTuple):
     """What a call of `TrainStep` gives: sums over its steps and all replicas."""
 
@@ -60,6 +91,32 @@ class Sums(typing.NamedTuple):
     pictures: float
     not_finite: float
     asked: float  # workers that were asked to stop
+
+
+def _update_scaling(scale, calm, sums):
+    """Halves the loss scale after an overflow and doubles it after many steps without.
+
+    Micikevicius et al. 2018, arXiv 1710.03740. An overflow is a failure only at scale 1. Keras'
+    LossScaleOptimizer unscales within `apply`, after which a global gradient cannot be clipped.
+    """
+    overflown = sums[3] > 0
+    calm.assign(tf.where(overflown, 0.0, calm + 1))
+    grown = tf.where(calm % _SCALE_STEPS == 0, scale * 2, scale)
+    failed = overflown & (scale <= 1)
+    scale.assign(tf.clip_by_value(tf.where(overflown, scale / 2, grown), 1, LARGEST_SCALE))
+    return tf.concat([sums[:3], [tf.cast(failed, tf.float32)], sums[4:]], 0)
+
+
+def _update_average(average, model, decay, strategy):
+    """Averages all weights, batch statistics too, with a warm-up; Keras' `use_ema` does neither."""
+
+    def update(average, value):
+        if not average.dtype.is_floating:
+            return average.assign(value)
+        return average.assign_sub((1.0 - tf.cast(decay, average.dtype)) * (average - value))
+
+    for average, weight in zip(average, model.weights, strict=True):
+        strategy.extended.update(average, update, args=(weight.value,))
 
 
 class TrainStep:
@@ -129,12 +186,18 @@ class TrainStep:
         before = tf.convert_to_tensor(self.optimizer.iterations.value)
         sums = self.strategy.run(self._run, args=(images, labels, asked))
         if self.average:
-            self._update_average(before)
+            decay = optimizers.ema_decay(self.recipe.ema, before)
+            _update_average(self.average, self.model, decay, self.strategy)
         sums = self.strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
-        return self._update_scaling(sums) if self.scaling else sums
+        return _update_scaling(*self.scaling, sums) if self.scaling else sums
 
     def _of_replica(self, images, labels, asked):
-        gradients, sums = self._gradients(images, labels)
+        parts, variables = self.recipe.accumulate, self.model.trainable_variables
+        if parts == 1:
+            gradients, sums = self._of_part(images, labels)
+        else:
+            pictures = images, labels
+            gradients, sums = _added(self._of_part, variables, pictures, parts, self.replicas == 1)
         # variables that the loss does not reach have none; the optimizer names them
         reached = [i for i, gradient in enumerate(gradients) if gradient is not None]
         adjusted = [gradients[i] for i in reached]
@@ -146,31 +209,6 @@ class TrainStep:
             gradients[i] = gradient
         self._apply(gradients, finite)
         return tf.concat([sums, [1.0 - tf.cast(finite, tf.float32), asked]], 0)
-
-    def _gradients(self, images, labels):
-        """Gradients of a replica's batch, and its first three `Sums`; part by part."""
-        parts = self.recipe.accumulate
-        if parts == 1:
-            return self._of_part(images, labels)
-        size, variables = tf.shape(images)[0] // parts, self.model.trainable_variables
-        reached = []
-
-        def add(i, sums, *gradients):
-            own = slice(i * size, (i + 1) * size)
-            found, more = self._of_part(images[own], labels[own])
-            reached[:] = [gradient is not None for gradient in found]
-            added = (g if f is None else g + f for g, f in zip(gradients, found, strict=True))
-            return i + 1, sums + more, *added
-
-        done = (0, tf.zeros(3), *(tf.zeros(v.shape, v.value.dtype) for v in variables))
-        if self.replicas == 1:
-            done = tf.while_loop(lambda i, *_: i < parts, add, done, parallel_iterations=1)
-        else:  # they meet in layers such as batch normalisation, which they cannot within a loop
-            for _ in range(parts):
-                with tf.control_dependencies(done[1:]):
-                    done = add(*done)
-        _, sums, *gradients = done
-        return [g if known else None for g, known in zip(gradients, reached, strict=True)], sums
 
     def _of_part(self, images, labels):
         variables = self.model.trainable_variables
@@ -227,32 +265,6 @@ class TrainStep:
         # the condition is where the replicas meet: they cannot meet within one of their own
         overflown = 1.0 - tf.cast(finite, tf.float32)
         tf.distribute.get_replica_context().merge_call(update, args=(gradients, overflown))
-
-    def _update_scaling(self, sums):
-        """Halves the loss scale after an overflow and doubles it after many steps without.
-
-        Micikevicius et al. 2018, arXiv 1710.03740. An overflow is a failure only at scale 1. Keras'
-        LossScaleOptimizer unscales within `apply`, after which a global gradient cannot be clipped.
-        """
-        scale, calm = self.scaling
-        overflown = sums[3] > 0
-        calm.assign(tf.where(overflown, 0.0, calm + 1))
-        grown = tf.where(calm % _SCALE_STEPS == 0, scale * 2, scale)
-        failed = overflown & (scale <= 1)
-        scale.assign(tf.clip_by_value(tf.where(overflown, scale / 2, grown), 1, LARGEST_SCALE))
-        return tf.concat([sums[:3], [tf.cast(failed, tf.float32)], sums[4:]], 0)
-
-    def _update_average(self, step):
-        """Averages all weights, batch statistics too, with a warm-up; Keras' `use_ema` does neither."""
-        decay = optimizers.ema_decay(self.recipe.ema, step)
-
-        def update(average, value):
-            if not average.dtype.is_floating:
-                return average.assign(value)
-            return average.assign_sub((1.0 - tf.cast(decay, average.dtype)) * (average - value))
-
-        for average, weight in zip(self.average, self.model.weights, strict=True):
-            self.strategy.extended.update(average, update, args=(weight.value,))
 
 
 class EvalStep:

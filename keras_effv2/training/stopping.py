@@ -1,5 +1,6 @@
-"""When a training ends: signals, patience, a loss that is not finite."""
+"""When a training ends: signals, patience, a loss that is not finite, a worker that is lost."""
 
+import contextlib
 import signal
 import threading
 
@@ -64,6 +65,27 @@ class NotFinite(FloatingPointError):
             "rate, clip gradients, or call `train` with rollback=True (effv2 train --rollback)."
         )
         self.left_out = progress.last(count)
+
+
+class WorkerLost(ConnectionError):
+    """A worker of several has ended or cannot be reached; this one cannot go on either."""
+
+    exit_code = 75  # of a command: a failure that is over when it is tried again
+
+
+@contextlib.contextmanager
+def naming_lost_workers():
+    """Within the block what TensorFlow raises where a worker is missed is a `WorkerLost`."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if "Collective ops is aborted" not in str(error):
+            raise
+        raise WorkerLost(
+            "Another worker has ended or cannot be reached, so this one ends too. Look at the last "
+            "lines of the others; then start all again with the same command: they go on from the "
+            "last checkpoint."
+        ) from error
 
 
 def is_over(losses, patience):
