@@ -107,7 +107,7 @@ def _update_scaling(scale, calm, sums):
     return tf.concat([sums[:3], [tf.cast(failed, tf.float32)], sums[4:]], 0)
 
 
-def _update_average(average, model, decay, strategy):
+def _update_averages(averages, model, decay, strategy):
     """Averages all weights, batch statistics too, with a warm-up; Keras' `use_ema` does neither."""
 
     def update(average, value):
@@ -115,7 +115,7 @@ def _update_average(average, model, decay, strategy):
             return average.assign(value)
         return average.assign_sub((1.0 - tf.cast(decay, average.dtype)) * (average - value))
 
-    for average, weight in zip(average, model.weights, strict=True):
+    for average, weight in zip(averages, model.weights, strict=True):
         strategy.extended.update(average, update, args=(weight.value,))
 
 
@@ -187,7 +187,7 @@ class TrainStep:
         sums = self.strategy.run(self._run, args=(images, labels, asked))
         if self.average:
             decay = optimizers.ema_decay(self.recipe.ema, before)
-            _update_average(self.average, self.model, decay, self.strategy)
+            _update_averages(self.average, self.model, decay, self.strategy)
         sums = self.strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
         return _update_scaling(*self.scaling, sums) if self.scaling else sums
 
