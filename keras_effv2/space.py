@@ -11,6 +11,8 @@ import itertools
 import json
 import math
 
+from keras_effv2 import files
+from keras_effv2.errors import first_line
 from keras_effv2.variants import model_info
 from keras_effv2.variants.efficientnet_v2 import BLOCKS, Stage, Variant
 
@@ -139,15 +141,36 @@ class Space:
 
 
 def find(space):
-    """A space by its name; a `Space` is returned as it is."""
+    """A space by its name or its `.json` file; a `Space` is returned as it is."""
     if isinstance(space, Space):
         return space
+    if str(space).endswith(".json"):
+        return _read(files.place(space, "The file of a space"))
     if space not in SPACES:
         raise ValueError(
-            f"There is no space {space!r}. Spaces: {', '.join(SPACES)}; or make a "
-            "keras_effv2.space.Space of your own."
+            f"There is no space {space!r}. Spaces: {', '.join(SPACES)}; or give a "
+            "keras_effv2.space.Space or a .json file of your own."
         )
     return SPACES[space]
+
+
+def _read(place):
+    """The space in a file: a dictionary of the attributes of `Space`, rows of stages as dictionaries."""
+    if not place.exists():
+        raise FileNotFoundError(f"There is no file {place} of a space.")
+    try:
+        columns = {key: _tuple(value) for key, value in json.loads(place.read_text()).items()}
+        rows = {key: columns.pop(key, ()) for key in ("baseline", "origin")}
+        rows = {key: tuple(Stage(**row) for row in value) for key, value in rows.items()}
+        return Space(**columns, **rows)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{place} is no space: {first_line(error).rstrip('.')}. Write it as docs/search.md says."
+        ) from error
+
+
+def _tuple(value):
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
 
 
 def too_large(variant, baseline, classes, max_parameters, max_macs):

@@ -103,6 +103,8 @@ ROWS = [
     ("evaluate", 2, "--data is missing"),
     ("evaluate --weights=imagenet", 2, "--data is missing"),
     ("search --data=digits", 2, "--workdir is missing"),
+    ("search --data=digits --workdir=w --space=huge", 2, "there is no space 'huge'; spaces: tiny,"),
+    ("search --data=digits --workdir=w --space=no.json", 1, "There is no file no.json of a space"),
     ("search --data=digits --workdir=w --recipe.epochs=0", 2, "`epochs` of a recipe is in [1, "),
     ("search --data=digits --workdir=w --max_macs=nan", 2, "nan is not a finite number"),
     ("scale --model=b0", 2, "--step is missing: 0 to 8"),

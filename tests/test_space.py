@@ -1,6 +1,7 @@
 """Spaces: the counts of their product formula, points, caps and what a space of one's own must be."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -148,3 +149,24 @@ def test_an_unknown_space():
     with pytest.raises(ValueError, match="'huge'. Spaces: tiny, small, b0, b4"):
         spaces.find("huge")
     assert spaces.find(two_stages()) == two_stages()
+
+
+def test_a_space_of_ones_own_is_a_file(tmp_path):
+    """As `dataclasses.asdict` and json write it; what is wrong with it stands in one sentence."""
+    small = spaces.SPACES["small"]
+    wide = dataclasses.replace(small, name="wide", kernels=(3, 5, 7), origin=small.baseline)
+    path = tmp_path / "wide.json"
+    path.write_text(json.dumps(dataclasses.asdict(wide)))
+    assert spaces.find(path) == wide == spaces.find(str(path))
+    content = dataclasses.asdict(wide)
+    for wrong, words in (
+        ({**content, "kernel": [3]}, "unexpected keyword argument 'kernel'"),
+        ({**content, "strides": [1] * 6}, "exactly four are 2"),
+        ({**content, "baseline": [{"block": "fused"}]}, "missing 4 required"),
+        ([], "no attribute 'items'"),
+    ):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=f"wide.json is no space: .*{words}"):
+            spaces.find(path)
+    with pytest.raises(FileNotFoundError, match="There is no file none.json of a space"):
+        spaces.find("none.json")

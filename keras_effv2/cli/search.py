@@ -13,7 +13,12 @@ def define(values):
     flags.output_format(values)
     flags.data(values)
     flags.path(values, "workdir", "Folder of the search; one found there is resumed.", local=True)
-    flags.choice(values, "space", "small", list(space.SPACES), "What networks are drawn from.")
+    flags.string(
+        values,
+        "space",
+        "small",
+        f"What networks are drawn from: {', '.join(space.SPACES)}, or the .json file of a space.",
+    )
     flags.integer(values, "trials", 50, "Networks to train in all.", 1)
     samplers = ["tpe", "random", "nsga2"]
     flags.choice(values, "sampler", "tpe", samplers, "How networks are drawn.")
@@ -40,6 +45,10 @@ def define(values):
 
 def run(values, _):
     flags.require(values, "workdir", "data")
+    if values.space not in space.SPACES and not values.space.endswith(".json"):
+        known = f"spaces: {', '.join(space.SPACES)}, or a .json file"
+        raise flags.UsageError(f"there is no space {values.space!r}; {known}")
+    chosen = space.find(values.space)
     recipe = settings.recipe(values.recipe, values.recipe_field, "EfficientNetV2B0")
     if not values["recipe"].present and values.space == "tiny" and not values.recipe_field:
         recipe = None  # three epochs
@@ -49,7 +58,7 @@ def run(values, _):
     result = searching.search(
         flags.load_data(values),
         values.workdir,
-        space=values.space,
+        space=chosen,
         trials=values.trials,
         sampler=values.sampler,
         recipe=recipe,

@@ -49,7 +49,7 @@ class Result:
 def search(
     data: Data,
     workdir: str | os.PathLike,
-    space: str | spaces.Space = "small",
+    space: str | os.PathLike | spaces.Space = "small",
     trials: int = 50,
     sampler: str = "tpe",
     recipe: recipes.Recipe | None = None,
@@ -77,7 +77,8 @@ def search(
         data: A `Data` of `keras_effv2.data.load` with a validation split.
         workdir: Local folder of the search: search.json, study.db, trials/, trials.csv,
             winner.json, final/, report.html, pareto.png. Several machines share it.
-        space: `"tiny"`, `"small"`, `"b0"`, `"b4"`, or a `keras_effv2.space.Space`.
+        space: `"tiny"`, `"small"`, `"b0"`, `"b4"`, a `keras_effv2.space.Space`, or the `.json` file
+            of one.
         trials: Different networks to train in all, those that are done included.
         sampler: `"tpe"` learns from the trials so far, after ten random ones; `"random"`;
             `"nsga2"` spreads along the front of accuracy and step time.
