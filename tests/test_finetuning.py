@@ -7,6 +7,8 @@ import signal
 import sys
 import time
 
+import finetune_tiny
+import forked
 import keras
 import numpy as np
 import pytest
@@ -317,6 +319,38 @@ def test_a_handful_of_pictures(start, tmp_path):
     options = {"weights": start[1], "epochs": 1, "image_size": 32, "hub": False}
     result, judged = finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "run", **options)
     assert result.steps == 2 and judged.images == 4
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_the_same(start, tmp_path):
+    """While it solves the head, trains, calibrates, judges or exports: the same bits and files."""
+
+    def process(name):
+        return forked.Process(finetune_tiny.__file__, tmp_path / name, start[1])
+
+    begun = time.monotonic()
+    done = process("quiet").finish()
+    seconds = time.monotonic() - begun
+    assert done.returncode == 0, done.stderr[-3000:]
+    killed = 0
+    for moment in np.random.default_rng(0).uniform(0.2, 1.0, 8) * seconds:
+        doomed = process("run")
+        time.sleep(moment)
+        killed += doomed.kill()
+    done = process("run").finish()
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert killed >= 3
+    quiet, run = tmp_path / "quiet", tmp_path / "run"
+    ours, theirs = (keras.models.load_model(path / "model.keras") for path in (run, quiet))
+    for one, other in zip(ours.weights, theirs.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    images = tiny_data().validation.pictures.astype("float32")[:, :32, :32] / 255
+    served = [tf.saved_model.load(path / "hub")(images, training=False) for path in (run, quiet)]
+    np.testing.assert_array_equal(*served)
+    told = [json.loads((path / "summary.json").read_text())["calibration"] for path in (run, quiet)]
+    assert told[0] == told[1]
+    left = [{p.name for p in path.iterdir() if p.name != "tensorboard"} for path in (run, quiet)]
+    assert left[0] == left[1]
 
 
 def test_the_command(start, tmp_path, capsys):
