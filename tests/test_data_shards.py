@@ -236,6 +236,7 @@ def test_nothing_but_damage_ends(tmp_path):
         ),
         ("tfrecord:{}", lambda f: (f / "labels.txt").unlink(), "no .*labels.txt. Write one with"),
         ("tfrecord:{}?imag=a", lambda f: f, "takes image=, label= and first= .*: imag=a"),
+        ("tfrecord:{}?first=one", lambda f: f, "first= is the number .* Received: 'one'"),
         (
             "tfrecord:{}?image=a",
             lambda f: f,

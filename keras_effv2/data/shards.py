@@ -34,6 +34,9 @@ def load_shards(kind, rest, validation, seed):
             f"{kind}:PATH takes {'image=, label= and first=' if kind == 'tfrecord' else 'nothing'} "
             f"behind the question mark. Received: {query}."
         )
+    first = settings.get("first", "0")
+    if not first.isdecimal():
+        raise ValueError(f"first= is the number of the first class, such as 1. Received: {first!r}.")
     shards = _by_split(path, kind)
     places = {split: offsets.find(files, kind) for split, files in shards.items()}
     names = _class_names(path, kind, places)
@@ -43,7 +46,7 @@ def load_shards(kind, rest, validation, seed):
         if kind == "webdataset":
             return Records(names, Labelled(ranges), "image", "label")
         image, label = _features(ranges, settings)
-        source = Examples(ranges, image, label, int(settings.get("first", 0)))
+        source = Examples(ranges, image, label, int(first))
         return Records(names, source, image, label)
 
     splits = splits_of(shards, records, validation, seed)
