@@ -235,6 +235,10 @@ def write_whole(path, content):
         temporary.write_bytes(content)
 
 
+# where Python has no locks of the system's: a file that a killed process leaves goes on to lock
+LOCKS_STAY = filelock.FileLock is filelock.SoftFileLock
+
+
 @contextlib.contextmanager
 def locked(path, wait=True):
     """Keeps other processes out while the block runs; the kernel lets go if this one dies.

@@ -106,7 +106,7 @@ def read_checkpoint(path):
 def test_stopped_run(name, written, tmp_path):
     """It resumes and ends as the run that was left alone: bit for bit on the same machine."""
     run, workdir = RUNS[name], tmp_path / "run"
-    shutil.copytree(written / "runs" / name, workdir)
+    shutil.copytree(written / "runs" / name, workdir, ignore=shutil.ignore_patterns(".lock"))
     result = run.train(workdir)
     assert (result.resumed_from, result.steps) == (run.stop, 12)
     for file in ("recipe.json", "metrics.csv", "history.png", "model.keras", "summary.json"):

@@ -36,7 +36,9 @@ def load_shards(kind, rest, validation, seed):
         )
     first = settings.get("first", "0")
     if not first.isdecimal():
-        raise ValueError(f"first= is the number of the first class, such as 1. Received: {first!r}.")
+        raise ValueError(
+            f"first= is the number of the first class, such as 1. Received: {first!r}."
+        )
     shards = _by_split(path, kind)
     places = {split: offsets.find(files, kind) for split, files in shards.items()}
     names = _class_names(path, kind, places)

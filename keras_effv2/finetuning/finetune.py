@@ -290,6 +290,8 @@ def _begun(network, variant, weights, data, recipe, workdir):
 def _export(model, workdir):
     """Exports for TF Hub, unless the model that is there was exported already."""
     path, fresh = workdir / "hub", workdir / ".hub"
+    for left in workdir.glob("..hub.*"):  # by an export that was killed
+        files.remove_tree(left)
     done, trained = path / "saved_model.pb", workdir / "model.keras"
     if done.exists() and done.stat().st_mtime >= trained.stat().st_mtime > 0:
         return
