@@ -165,7 +165,7 @@ def run(
         if measure in ("train", "infer"):
             for batch in (batch_size,) if measure == "train" else sorted({1, batch_size}):
                 both = [make(model, image_size, batch) for make in (our_sides, peer.sides)]
-                times = alternate(*[side[measure] for side in both], rounds)
+                times = alternate(*[side[measure] for side in both], rounds=rounds)
                 rows.append(row(measure, model, setting(image_size, batch), times, peer.name))
         elif measure == "pipeline":
             rows += _pipeline(image_size, batch_size, rounds)
@@ -189,7 +189,7 @@ def _pipeline(image_size, batch_size, rounds):
     rows = []
     for name, (ours, peer) in _augmentations(batch_size).items():
         both = [side(source) for side in (ours, peer)]
-        times = alternate(*[lambda s=s: [0 for _ in s] for s in both], rounds, warmup=1)
+        times = alternate(*[lambda s=s: [0 for _ in s] for s in both], rounds=rounds, warmup=1)
         times = [[seconds / batches for seconds in side] for side in times]
         rows.append(row("pipeline", name, f"{image_size} px, batch {batch_size}", times, "keras"))
     return rows
@@ -260,7 +260,7 @@ def _export(model, image_size, batch_size, rounds):
         for batch in sorted({1, batch_size}):
             images = tf.constant(_batch(image_size, batch)[0])
             times = alternate(
-                lambda x=images: serve(x), lambda x=images: peer_step(x), rounds, warmup=3
+                lambda x=images: serve(x), lambda x=images: peer_step(x), rounds=rounds, warmup=3
             )
             folded = f"{image_size} px, batch {batch}, folded"
             rows.append(row("export", model, folded, times, "keras"))

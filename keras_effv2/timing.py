@@ -15,19 +15,18 @@ PAIRS = 8
 WARMUP = 2
 
 
-def alternate(ours, peer, rounds, warmup=2, clock=time.perf_counter):
-    """Times two functions in turn.
+def alternate(*sides, rounds, warmup=2, clock=time.perf_counter):
+    """Times functions in turn.
 
     Args:
-        ours: Function without arguments.
-        peer: Function without arguments.
+        *sides: Functions without arguments.
         rounds: How often each is timed, at least 1.
         warmup: How often each is called before.
         clock: Gives seconds: `time.perf_counter` those that pass, `time.process_time` those of this
             process alone.
 
     Returns:
-        Two lists of seconds.
+        A list of seconds of each.
 
     Example:
 
@@ -35,13 +34,13 @@ def alternate(ours, peer, rounds, warmup=2, clock=time.perf_counter):
     [3, 3]
     """
     for _ in range(warmup):
-        ours()
-        peer()
-    times = ([], [])
+        for side in sides:
+            side()
+    times = tuple([] for _ in sides)
     for round_ in range(rounds):
         # who goes first changes too: the second finds warmer clocks and colder caches
-        for side in (0, 1) if round_ % 2 == 0 else (1, 0):
-            times[side].append(seconds((ours, peer)[side], clock))
+        for own, side in list(zip(times, sides))[:: 1 if round_ % 2 == 0 else -1]:
+            own.append(seconds(side, clock))
     return times
 
 
@@ -80,7 +79,7 @@ def paired_ratio(ours, reference, pairs=PAIRS, warmup=WARMUP, clock=time.process
     >>> 0.2 < ratio < 5
     True
     """
-    times = alternate(ours, reference, pairs, warmup, clock)
+    times = alternate(ours, reference, rounds=pairs, warmup=warmup, clock=clock)
     ratios = [mine / max(theirs, 1e-9) for mine, theirs in zip(*times)]
     return statistics.median(ratios), spread(ratios)
 

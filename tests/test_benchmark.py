@@ -29,7 +29,9 @@ def test_the_sides_take_turns():
 
 
 def test_times_are_wall_times_of_each_side():
-    ours, peer = benchmark.alternate(lambda: time.sleep(0.01), lambda: time.sleep(0.03), 3, 0)
+    ours, peer = benchmark.alternate(
+        lambda: time.sleep(0.01), lambda: time.sleep(0.03), rounds=3, warmup=0
+    )
     assert statistics.median(peer) > 2 * statistics.median(ours) > 0.02
 
 

@@ -33,10 +33,13 @@ def test_what_multiplies_halves(told, does, tmp_path, monkeypatch):
 def machine(monkeypatch):
     """A function that pretends how many seconds a step takes in each precision."""
 
+    def step(model, *size):
+        return lambda name=model.dtype_policy.name: name
+
     def pretend(**seconds):
         monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: len(seconds) > 1)
-        monkeypatch.setattr(timing, "train_step", lambda model, *size: model.dtype_policy.name)
-        monkeypatch.setattr(timing, "seconds", lambda name: seconds[name])
+        monkeypatch.setattr(timing, "train_step", step)
+        monkeypatch.setattr(timing, "seconds", lambda step, clock: seconds[step()])
 
     return pretend
 

@@ -58,18 +58,30 @@ def is_frame(spec):
     return hasattr(spec, "columns") and hasattr(spec, "iloc")
 
 
-def _columns(query, rest):
-    """Role -> names of columns, out of `image=A&labels=B,C`."""
+def settings_of(query, known, complaint):
+    """Key -> value, out of `image=A&labels=B,C` after a description's question mark.
+
+    Args:
+        query: What stands there.
+        known: Keys that may.
+        complaint: Text of the `ValueError` where something else does.
+    """
     found = {}
     for part in filter(None, query.split("&")):
         key, _, value = part.partition("=")
-        if key not in ("image", "label", "labels", "split") or not value:
-            raise ValueError(
-                "After a table's ? stand image=, label= or labels=, and split=, each with a name of "
-                f"a column, joined by &. Received: {rest!r}."
-            )
+        if key not in known or not value:
+            raise ValueError(complaint)
         found[key] = urllib.parse.unquote(value)
     return found
+
+
+def _columns(query, rest):
+    """Role -> names of columns."""
+    complaint = (
+        "After a table's ? stand image=, label= or labels=, and split=, each with a name of a column, "
+        f"joined by &. Received: {rest!r}."
+    )
+    return settings_of(query, ("image", "label", "labels", "split"), complaint)
 
 
 def _load(frame, name, folder, columns, validation, seed, strict):

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_effv2.data import damage, offsets
 from keras_effv2.data.folder import SPLITS
+from keras_effv2.data.frames import settings_of
 from keras_effv2.data.records import Records, splits_of
 from keras_effv2.data.split import Data
 
@@ -27,13 +28,10 @@ def load_shards(kind, rest, validation, seed):
         seed: Seed of that part.
     """
     path, _, query = rest.partition("?")
-    settings = dict(part.split("=", 1) for part in query.split("&") if "=" in part)
-    unknown = set(settings) - ({"image", "label", "first"} if kind == "tfrecord" else set())
-    if unknown or (query and not settings):
-        raise ValueError(
-            f"{kind}:PATH takes {'image=, label= and first=' if kind == 'tfrecord' else 'nothing'} "
-            f"behind the question mark. Received: {query}."
-        )
+    known = ("image", "label", "first") if kind == "tfrecord" else ()
+    takes = "image=, label= and first=" if known else "nothing"
+    complaint = f"{kind}:PATH takes {takes} behind the question mark. Received: {query}."
+    settings = settings_of(query, known, complaint)
     first = settings.get("first", "0")
     if not first.isdecimal():
         raise ValueError(

@@ -116,7 +116,7 @@ def sharpening(probabilities, labels, class_weights=None, independent=False):
         z = np.exp(log_factor) * logits - prior
         if independent:
             return np.mean(np.logaddexp(0, z) - targets * z)
-        return -np.mean((targets * log_softmax(z, 1)).sum(1))
+        return -np.vdot(targets, log_softmax(z, 1)) / count
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
 

@@ -132,12 +132,13 @@ def finetune(
     folder, callbacks = files.place(workdir, "The workdir"), []
     if recipe is not None and time_limit:
         raise ValueError("A `recipe` says its epochs itself: leave `time_limit` out.")
-    timed = functools.partial(_timed, planned, time_limit, variant, data, folder, strategy)
+    begun = state.begun(folder, state.newest(folder))
+    timed = functools.partial(_timed, planned, time_limit, variant, data, begun, strategy)
     settings = (epochs, image_size, batch_size, flip, class_weight, precision)
     recipe = _recipe(recipe, settings, timed if time_limit else planned, split.several)
     _check(recipe, variant, data, unknown)
     network = functools.partial(_network, variant, weights, len(data.class_names), recipe.loss)
-    recipe = settled(recipe, network, state.begun(folder, state.newest(folder)), strategy)
+    recipe = settled(recipe, network, begun, strategy)
     if time_limit:
         callbacks = [TimeLimit(seconds_of(time_limit) - (time.perf_counter() - began), recipe)]
     start = {"model": variant.name, "weights": weights and str(weights)}
@@ -167,12 +168,11 @@ def _check(recipe, variant, data, unknown):
         split.steps(phase.batch_size)  # one that is too large
 
 
-def _timed(planned, limit, variant, data, folder, strategy):
+def _timed(planned, limit, variant, data, begun, strategy):
     """The plan for a time; of a run that has begun, what it began with."""
     seconds = seconds_of(limit)
     if training.has_workers(strategy):
         raise ValueError("`time_limit` is for one machine: with workers say `epochs` instead.")
-    begun = state.begun(folder, state.newest(folder))
     if begun:
         return planned(begun["phases"][-1]["image_size"], begun["epochs"])
     whole = planned()

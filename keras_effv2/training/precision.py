@@ -60,7 +60,8 @@ def fastest(build, recipe):
         phase = recipes.resolved(recipe, graph.side_of(model)).phases[-1]
         size, batch = phase.image_size, min(phase.batch_size, MOST)
         steps[name] = timing.train_step(model, batch, size)
-    seconds = _medians(steps)
+    times = timing.alternate(*steps.values(), rounds=ROUNDS, warmup=1)
+    seconds = dict(zip(steps, map(statistics.median, times)))
     best = min(seconds, key=lambda name: seconds[name] * (1 if name == "float32" else GAIN))
     told = ", ".join(f"{1000 * value:.0f} ms in {name}" for name, value in seconds.items())
     return best, (
@@ -79,15 +80,6 @@ def _silence():
         logging.set_verbosity(verbosity)
 
 
-def _medians(steps):
-    """Seconds of every step; they take turns, so that all meet the same load."""
-    times = {name: [] for name in steps}
-    for _ in range(ROUNDS + 1):
-        for name, step in steps.items():
-            times[name].append(timing.seconds(step))
-    return {name: statistics.median(own[1:]) for name, own in times.items()}
-
-
 def _candidates():
     """The precisions worth a try on the device that computes, and why there are no others."""
     kinds = {device.device_type for device in tf.config.list_logical_devices()}
@@ -97,6 +89,5 @@ def _candidates():
         return ["float32", "mixed_bfloat16", "mixed_float16"], ""
     if processor.multiplies_bfloat16():
         return ["float32", "mixed_bfloat16"], ""
-    return [
-        "float32"
-    ], "this processor has neither AVX512_BF16 nor AMX, without which halves are slow"
+    why = "this processor has neither AVX512_BF16 nor AMX, without which halves are slow"
+    return ["float32"], why

@@ -231,8 +231,9 @@ def fits(model, data, recipe, eval_size, replicas):
         recipes.augment_of(recipe, phase)  # refuses what is out of range
         if phase.batch_size % (replicas * recipe.accumulate):
             parts = f" of {recipe.accumulate} parts each" if recipe.accumulate > 1 else ""
+            several = "s" if replicas > 1 else ""
             raise ValueError(
-                f"The batch of {phase.batch_size} does not divide into {replicas} replica{'s' if replicas > 1 else ''}{parts}. "
-                f"Choose a multiple of {replicas * recipe.accumulate}."
+                f"The batch of {phase.batch_size} does not divide into {replicas} replica{several}"
+                f"{parts}. Choose a multiple of {replicas * recipe.accumulate}."
             )
         data.train.steps(phase.batch_size)
