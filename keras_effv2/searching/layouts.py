@@ -29,7 +29,8 @@ class Study:
 
     Attributes:
         runs: A dictionary for every training: `layout`, `fraction`, `seed`, `curve`, `accuracy`, ...
-        generalisation: Layout -> mean validation accuracy at equal training losses.
+        generalisation: Layout -> mean validation accuracy at equal training losses; misleads in short
+            trainings, where the moving averages of batch normalisation lag behind fast layouts.
         capacity: Layout -> training accuracy at the end on all pictures, a stand-in.
     """
 
