@@ -48,10 +48,10 @@ def locked(workdir):
             try:
                 stack.enter_context(files.locked(lock, wait=False))
             except BlockingIOError:
-                dead = f", or delete {lock} if it has died" if files.LOCKS_STAY else ""
+                dead = f" If it has died, delete {lock}." if files.LOCKS_STAY else ""
                 raise RuntimeError(
-                    f"Another process trains in {workdir}. Wait for it, or choose another "
-                    f"workdir{dead}."
+                    f"Another process trains in {workdir}. Wait for it, or choose another workdir."
+                    f"{dead}"
                 ) from None
             yield
     finally:
