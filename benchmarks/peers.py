@@ -68,6 +68,8 @@ def timm_sides(name, image_size, batch_size, half, steps=1):
     kinds = (coatnet.Variant, coatnet_rw.Variant)
     sized = isinstance(variants.find(name), kinds)  # its tables have a size
     size = {"img_size": image_size} if sized else {}
+    if gpu and sized:  # compiled by PyTorch 2.11, the gradient of the fused one refuses timm's bias
+        timm.layers.set_fused_attn(False)
     model = timm.create_model(TIMM[name], pretrained=False, **size).to(device)
     model = model.to(memory_format=torch.channels_last)
     forward = torch.compile(model) if gpu else model

@@ -77,6 +77,15 @@ def on_cpus():
     return all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
 
 
+def jax_on_cpus():
+    """Whether JAX computes, and on CPUs."""
+    if keras.backend.backend() != "jax" or getattr(_traced_for, "any_device", False):
+        return False
+    import jax
+
+    return jax.default_backend() == "cpu"
+
+
 def require_tensorflow(what):
     """Refuses what is written in TensorFlow while Keras runs on something else."""
     if not on_tensorflow():

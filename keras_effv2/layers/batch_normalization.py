@@ -40,8 +40,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         training = bool(training) and self.trainable
-        if training and replicas() > 1:
-            return self._synchronized(inputs)
+        if training and mask is None and (replicas() > 1 or keras.backend.backend() == "jax"):
+            return self._one_pass(inputs)
         if training and self._can_fuse(inputs, mask):
             return self._fused(inputs)
         return super().call(inputs, training=training, mask=mask)
@@ -63,28 +63,26 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self._update_moving(mean, variance * (count - 1.0) / count)
         return outputs
 
-    def _synchronized(self, inputs):
-        """Moments over the global batch, as Keras computes them with `synchronized=True`."""
-        import tensorflow as tf
-
-        x = tf.cast(inputs, tf.float32)
+    def _one_pass(self, inputs):
+        """Both moments by one pass over a map, over the global batch; Keras' JAX makes three."""
+        x = ops.cast(inputs, "float32")
         axes = [axis for axis in range(len(x.shape)) if axis != self.axis % len(x.shape)]
-        local = tf.stack(
-            [tf.reduce_sum(x, axes), tf.reduce_sum(tf.square(x), axes)]
-            + [tf.fill([x.shape[-1]], tf.cast(tf.size(x) // tf.shape(x)[-1], tf.float32))]
-        )
-        # tf.distribute's all_reduce has a gradient, so the moments' gradients are global too.
-        total = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, local)
-        mean = total[0] / total[2]
-        variance = tf.maximum(total[1] / total[2] - tf.square(mean), 0.0)
+        total, squares, count = ops.sum(x, axes), ops.sum(ops.square(x), axes), _numbers(x, axes)
+        if replicas() > 1:
+            total, squares, count = _over_replicas(total, squares, count)
+        mean = total / count
+        variance = ops.maximum(squares / count - ops.square(mean), 0.0)
         self._update_moving(mean, variance)
-        gain = tf.math.rsqrt(variance + self.epsilon)
+        gain = ops.rsqrt(variance + self.epsilon)
         if self.scale:
-            gain = gain * self.gamma.value
+            gain = gain * self.gamma
         shift = -mean * gain
         if self.center:
-            shift = shift + self.beta.value
-        return tf.cast(x * gain + shift, inputs.dtype)
+            shift = shift + self.beta
+        around = [1] * len(x.shape)
+        around[self.axis] = -1
+        x = x * ops.reshape(gain, around) + ops.reshape(shift, around)
+        return ops.cast(x, inputs.dtype)
 
     def _update_moving(self, mean, variance):
         passes = Passes.current()
@@ -93,3 +91,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             batch = ops.cast(ops.stop_gradient(batch), moving.dtype)
             moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
+
+
+def _numbers(x, axes):
+    """How many numbers a moment is taken of, float32."""
+    shape = ops.shape(x)
+    return ops.prod(ops.stack([ops.cast(shape[axis], "float32") for axis in axes]))
+
+
+def _over_replicas(total, squares, count):
+    """Their sums over the replicas. The sum has a gradient, so the moments' are global too."""
+    import tensorflow as tf
+
+    local = tf.stack([total, squares, tf.fill(tf.shape(total), count)])
+    context = tf.distribute.get_replica_context()
+    return tf.unstack(context.all_reduce(tf.distribute.ReduceOp.SUM, local))

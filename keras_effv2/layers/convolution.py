@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_effv2.layers.backend import PACKAGE, on_cpus
+from keras_effv2.layers.backend import PACKAGE, jax_on_cpus, on_cpus
 
 
 def _is_pixel(x):
@@ -35,25 +35,48 @@ class Conv2D(keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D`, which trains in float32 on CPUs where the policy is mixed.
+    """`keras.layers.DepthwiseConv2D`, in the form that CPUs compute fastest.
 
-    TensorFlow's CPU kernels need five times as long for its gradients in bfloat16 as in float32.
-    Weights and names are those of Keras' layer.
+    TensorFlow's kernels need five times as long for its gradients in bfloat16 as in float32, so with
+    a mixed policy it trains in float32. JAX has slow kernels for all of it, but makes one pass of a
+    sum of shifted maps. Weights and names are those of Keras' layer.
     """
 
     def call(self, inputs, training=False):
         half = self.compute_dtype in ("bfloat16", "float16")
-        if not (training and half and not self.use_bias and on_cpus()):
+        if self._is_sum_of_shifts() and jax_on_cpus():
+            x = _sum_of_shifts(inputs, self.kernel, self.strides[0], self.padding)
+        elif training and half and not self.use_bias and on_cpus():
+            x = ops.depthwise_conv(
+                ops.cast(inputs, "float32"),
+                ops.cast(self.kernel, "float32"),
+                strides=self.strides,
+                padding=self.padding,
+                data_format=self.data_format,
+                dilation_rate=self.dilation_rate,
+            )
+        else:
             return super().call(inputs)
-        x = ops.depthwise_conv(
-            ops.cast(inputs, "float32"),
-            ops.cast(self.kernel, "float32"),
-            strides=self.strides,
-            padding=self.padding,
-            data_format=self.data_format,
-            dilation_rate=self.dilation_rate,
-        )
         return self.activation(ops.cast(x, self.compute_dtype))
+
+    def _is_sum_of_shifts(self):
+        plain = self.depth_multiplier == 1 and tuple(self.dilation_rate) == (1, 1)
+        return plain and not self.use_bias and self.data_format == "channels_last"
+
+
+def _sum_of_shifts(x, kernel, stride, padding):
+    """A depthwise convolution as a sum over the kernel's places: float32 `(b, h, w, c)`."""
+    size = kernel.shape[:2]
+    if padding == "same":
+        total = [max(k - (side % stride or stride), 0) for k, side in zip(size, x.shape[1:3])]
+        x = ops.pad(x, [(0, 0), *((t // 2, t - t // 2) for t in total), (0, 0)])
+    ends = [side - k + 1 for k, side in zip(size, x.shape[1:3])]  # of the kernel's first place
+    x, kernel = ops.cast(x, "float32"), ops.cast(kernel, "float32")
+    return sum(
+        x[:, i : i + ends[0] : stride, j : j + ends[1] : stride] * kernel[i, j, :, 0]
+        for i in range(size[0])
+        for j in range(size[1])
+    )
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
