@@ -3,6 +3,7 @@
 import io
 import pathlib
 
+import numpy as np
 import pytest
 from made_pictures import encoded, fill, noise, splits_of
 from PIL import Image, ImageOps
@@ -34,25 +35,51 @@ def test_damaged_pictures_are_skipped_counted_and_named(tmp_path, caplog):
     assert sum(len(images) for images, _ in batches) == len(loaded.train) // 2 * 2
 
 
-def test_of_very_many_pictures_the_damaged_are_remembered(tmp_path, monkeypatch):
-    """They are read again when a file has changed."""
-    monkeypatch.setenv("KERAS_EFFV2_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(damage, "MANY", 5)
+def test_of_very_many_pictures_damage_is_found_while_reading(tmp_path, monkeypatch, caplog):
+    """Nothing is read at the start; the next whole picture of a split stands in, with its label."""
+    caplog.set_level("INFO", logger="absl")
     root = damaged(tmp_path / "photos")
-    read = []
-    hash_picture = damage.hash_picture
-    monkeypatch.setattr(
-        damage, "hash_picture", lambda file: read.append(file) or hash_picture(file)
-    )
-    names = {"empty.png", "half.jpg", "text.jpeg"}
-    for _ in range(2):
-        skipped = data.load(str(root)).train.skipped
-        assert {pathlib.Path(name).name for name in skipped} == names
-    assert len(read) == 15 + 3
-    (root / "cat" / "half.jpg").write_bytes(encoded(noise(7), "JPEG"))
-    skipped = data.load(str(root)).train.skipped
-    assert {pathlib.Path(name).name for name in skipped} == names - {"half.jpg"}
-    assert len(read) == 18 + 15
+    whole = data.load(str(root), validation=0).train
+    monkeypatch.setattr(damage, "MANY", 5)
+    opened, read = [], damage.read
+    monkeypatch.setattr(damage, "read", lambda file: opened.append(file) or read(file))
+    loaded = data.load(str(root), validation=0).train
+    assert (len(loaded), loaded.skipped, opened) == (15, (), [])
+    assert "15 pictures are not read beforehand" in caplog.text
+    settings = {"image_size": 16, "batch_size": 1}
+    for split in (loaded, loaded.select(range(15))):
+        found = [(image[0].numpy(), label) for image, label, _ in split.eval_batches(**settings)]
+        names = [pathlib.Path(file).name for file in split.skipped]
+        assert sorted(names) == ["empty.png", "half.jpg", "text.jpeg"]
+    expected = {
+        file: (image[0].numpy(), label)
+        for file, (image, label, _) in zip(
+            whole.pictures, whole.eval_batches(**settings), strict=True
+        )
+    }
+    files = loaded.pictures
+    for i, (image, label) in enumerate(found):
+        file = next(file for file in files[i:] + files if file in expected)
+        np.testing.assert_array_equal(image, expected[file][0])
+        np.testing.assert_array_equal(label, expected[file][1])
+    assert caplog.text.count("half.jpg is damaged; the next stands in for it") == 2
+    assert set(opened) == set(files)
+
+
+def test_a_file_that_vanishes_is_damage_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(damage, "MANY", 5)
+    fill(tmp_path, count=6)
+    train = data.load(str(tmp_path), validation=0).train
+    pathlib.Path(train.pictures[3]).unlink()
+    batches = train.train_batches(image_size=8, batch_size=4)
+    assert [len(images) for images, _ in batches] == [4, 4, 4]
+    assert train.skipped == (train.pictures[3],)
+
+
+def test_strict_reads_very_many_pictures_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(damage, "MANY", 5)
+    with pytest.raises(ValueError, match=r"half\.jpg is damaged.*Remove it"):
+        data.load(str(damaged(tmp_path)), strict=True)
 
 
 def test_strict_fails_on_the_first_damaged_picture(tmp_path):

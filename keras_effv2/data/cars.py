@@ -34,7 +34,7 @@ def load_cars(path, validation, seed, strict):
     for part, flag in (("train", 0), ("test", 1)):
         rows = [row for row in table["annotations"] if int(row["test"]) == flag]
         files = [os.path.join(path, str(row["relative_im_path"])) for row in rows]
-        hashes = examine(files)
+        hashes = examine(files, strict)
         good = [i for i, file in enumerate(files) if hashes[file] is not None]
         bad = sorted(file for file in files if hashes[file] is None)
         if bad and strict:

@@ -62,7 +62,7 @@ def _unknown(path, strict):
         return []
     folder = tf.io.gfile.join(path, UNKNOWN)
     found = find_pictures(folder)
-    good = [file for file, known in examine(found).items() if known is not None]
+    good = [file for file, known in examine(found, strict).items() if known is not None]
     if strict and len(good) < len(found):
         raise ValueError(
             f"{min(set(found) - set(good))} is damaged. Remove it, or leave out `strict`."
@@ -177,7 +177,7 @@ def _read_classes(class_names, folders, everywhere, strict, least, left_out):
         found.append(find_pictures(folder, others, own))
         ignored.append(own)
         left_out.add(own)
-    hashes = examine([file for own in found for file in own])
+    hashes = examine([file for own in found for file in own], strict)
     files, labels, skipped = [], [], []
     for label, (folder, own) in enumerate(zip(folders, found, strict=True)):
         good = [file for file in own if hashes[file] is not None]

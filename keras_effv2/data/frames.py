@@ -97,7 +97,7 @@ def _load(frame, name, folder, columns, validation, seed, strict):
         )
     paths = _paths(frame, name, image, folder)
     parts = _parts(frame, name, split)
-    hashes, splits = examine(sorted(set(paths))), {}
+    hashes, splits = examine(sorted(set(paths)), strict), {}
     bad = [i for i, path in enumerate(paths) if hashes[path] is None]
     if bad and strict:
         raise ValueError(

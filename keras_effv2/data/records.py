@@ -5,10 +5,9 @@ import hashlib
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
-from keras_effv2.data.damage import is_whole
 from keras_effv2.data.folder import SPLITS
+from keras_effv2.data.inspection import Inspection
 from keras_effv2.data.split import Split
 
 SAMPLE = 20_000  # labels that are enough to know how frequent the classes are
@@ -52,29 +51,28 @@ class Records(Split):
         label: Key of the class or classes.
         several: Whether a picture may have any number of classes.
         indices: Which records of the source these are; None for all.
-        damaged: Set of the numbers of those that were found to be damaged, to be added to.
+        inspection: The `Inspection` of the source's records; None for a new one.
     """
 
     def __init__(
-        self, class_names, source, image, label, several=False, indices=None, damaged=None
+        self, class_names, source, image, label, several=False, indices=None, inspection=None
     ):
         self.class_names, self.several = tuple(class_names), several
         self.source, self.image, self.label = source, image, label
         self.indices = np.arange(len(source)) if indices is None else indices
-        self.damaged = set() if damaged is None else damaged
+        self.inspection = inspection or Inspection(len(source), self._name)
 
     @property
     def skipped(self):
         """Names of the damaged pictures that were met so far."""
-        own = np.intersect1d(np.array(sorted(self.damaged), "int64"), self.indices)
-        return tuple(map(self._name, own))
+        return self.inspection.damaged_of(self.indices)
 
     def __len__(self):
         return len(self.indices)
 
     def select(self, indices):
         own = self.indices[indices]
-        settings = self.source, self.image, self.label, self.several, own, self.damaged
+        settings = self.source, self.image, self.label, self.several, own, self.inspection
         return Records(self.class_names, *settings)
 
     def class_counts(self):
@@ -128,23 +126,14 @@ class Records(Split):
 
     def _whole(self, positions):
         """The records at these positions, with the next whole one in place of a damaged one."""
-        records = self._records(self.indices[positions])
-        for at, position in enumerate(positions):
-            tried = 0
-            while not is_whole(records[at][self.image]):
-                number = int(self.indices[(position + tried) % len(self)])
-                if number not in self.damaged:
-                    self.damaged.add(number)
-                    logging.warning("%s is damaged; the next stands in for it.", self._name(number))
-                tried += 1
-                if tried == min(100, len(self)):
-                    raise ValueError(
-                        f"{tried} pictures in a row are damaged, the last is {self._name(number)}. "
-                        "Write the set again."
-                    )
-                following = self.indices[(position + tried) % len(self)]
-                records[at] = self._records([following])[0]
-        return records
+        numbers = self.indices[positions]
+        ahead = dict(zip(map(int, numbers), self._records(numbers), strict=True))
+
+        def read(number):
+            record = ahead.get(number) or self._records([number])[0]
+            return record, record[self.image]
+
+        return [self.inspection.first_whole(self.indices, at, read) for at in positions]
 
     def _raw(self, order):
         def fetch(positions):

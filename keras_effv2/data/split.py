@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_effv2.arguments import check_kind
 from keras_effv2.augment import Augment
 from keras_effv2.data import batches, damage
+from keras_effv2.data.inspection import Inspection, read_inspecting
 from keras_effv2.data.tables import check_class_names, check_table
 
 
@@ -56,7 +57,8 @@ class Split:
         pictures: uint8 array `(n, h, w, 3)`, or n file names: a list, an array or a column of
             strings or of `pathlib.Path`s; `~` and `$NAME` at their start are replaced.
         skipped: Names of files that were left out because they are damaged.
-        hashes: sha256 of the contents of the files in hexadecimal, where they are known.
+        hashes: sha256 of the contents of the files in hexadecimal, where they are known;
+            `damage.UNKNOWN` for files that are to be examined when they are read.
         several: Whether a picture may have any number of labels, none included.
 
     Raises:
@@ -81,11 +83,19 @@ class Split:
     ) -> None:
         self.class_names, self.several = check_class_names(class_names), several
         self.labels, self.pictures = check_table(labels, pictures, len(self.class_names), several)
-        self.skipped = tuple(skipped)
+        self._left_out = tuple(skipped)
         self._given_hashes = None if hashes is None else tuple(hashes)
+        unread = damage.UNKNOWN in (self._given_hashes or ())
+        self._inspection = Inspection(len(self), self.pictures.__getitem__) if unread else None
 
     def __len__(self):
         return len(self.labels)
+
+    @property
+    def skipped(self):
+        """Names of damaged files: of those that were left out, and those that were met so far."""
+        met = self._inspection and self._inspection.damaged_of(np.arange(len(self)))
+        return self._left_out + (met or ())
 
     def class_counts(self):
         """Pictures of each class, int array `(classes,)`."""
@@ -111,7 +121,7 @@ class Split:
         known = self._given_hashes
         hashes = None if known is None else [known[i] for i in indices]
         own = {"hashes": hashes, "several": self.several}
-        return Split(self.class_names, self.labels[indices], pictures, self.skipped, **own)
+        return Split(self.class_names, self.labels[indices], pictures, self._left_out, **own)
 
     def order(self, seed, epoch):
         """The order of an epoch: a permutation that depends on seed and epoch alone."""
@@ -189,10 +199,7 @@ class Split:
         return self._given_hashes
 
     def fingerprint(self):
-        """A hash of labels and pictures, files by name and content; tells splits apart.
-
-        Of more than 100,000 files the contents are left out.
-        """
+        """A hash of labels and pictures, files by name and, unless very many, content."""
         return _fingerprint(self)
 
     def typical_side(self, sample=64):
@@ -208,15 +215,33 @@ class Split:
 
     def _raw(self, order):
         """Index, undecoded picture and one-hot label, in the given order."""
-        stream = tf.data.Dataset.from_tensor_slices((order, self.labels[order]))
-        pictures, classes, several = self._tensor, len(self.class_names), self.several
-        in_memory = isinstance(self.pictures, np.ndarray)
+        if self._inspection is None or self._inspection.whole[order].all():
+            return _read(self, order)
+        return read_inspecting(self._inspection, self.pictures, _targets(self), order)
 
-        def read(i, label):
-            raw = pictures[i] if in_memory else tf.io.read_file(pictures[i])
-            return i, raw, tf.cast(label, tf.float32) if several else tf.one_hot(label, classes)
 
-        return stream.map(batches.plainly(read), None if in_memory else tf.data.AUTOTUNE)
+def _read(split, order):
+    """What `Split._raw` gives, of arrays and of files that are known to be whole."""
+    stream = tf.data.Dataset.from_tensor_slices((order, split.labels[order]))
+    pictures, classes, several = split._tensor, len(split.class_names), split.several
+    in_memory = isinstance(split.pictures, np.ndarray)
+
+    def read(i, label):
+        raw = pictures[i] if in_memory else tf.io.read_file(pictures[i])
+        return i, raw, tf.cast(label, tf.float32) if several else tf.one_hot(label, classes)
+
+    return stream.map(batches.plainly(read), None if in_memory else tf.data.AUTOTUNE)
+
+
+def _targets(split):
+    """The function from an index to the labels of a picture as float32 `(classes,)`."""
+    classes = np.arange(len(split.class_names))
+
+    def target(i):
+        row = split.labels[i] if split.several else classes == split.labels[i]
+        return np.asarray(row, "float32")
+
+    return target
 
 
 def _fingerprint(split):
@@ -224,7 +249,7 @@ def _fingerprint(split):
         return _digest(split.labels.tobytes(), np.ascontiguousarray(split.pictures))
     names = "\0".join(map(os.path.basename, split.pictures)).encode()
     of_names = _digest(split.labels.tobytes(), names)
-    if len(split) > damage.MANY:
+    if damage.are_many(split.pictures):
         return of_names
     return f"{of_names}-{_digest(chr(0).join(map(str, split.hashes)).encode())}"
 
