@@ -59,7 +59,9 @@ def load(
             with `train` and `val` only, a part of `train` becomes `validation` and `val` becomes
             `test`. With 0 nothing is split off: `train` has all that belongs to no other split.
         seed: Seed of the split.
-        strict: Whether a damaged picture is an error; otherwise it is skipped and named.
+        strict: Whether a damaged picture is an error; otherwise it is left out and named. Of more
+            than 100,000 files (10,000 in a store) it makes the difference between reading all of them
+            here, and each when it is needed: then the next whole one stands in for a damaged one.
 
     Returns:
         A `Data`.
