@@ -3,10 +3,12 @@
     python benchmarks/readers.py --data folder:flowers --rounds 5
 
 Writes the training pictures once as files, TFRecord shards, tars and, if TFDS and array_record are
-installed, as ArrayRecord; checks that all give one epoch; then times them in turn, round by round.
+installed, as ArrayRecord; checks that all give one epoch; then times them in turn, round by round,
+with Grain over the same files if it is installed: Pillow decodes there, crops at random and resizes.
 """
 
 import argparse
+import importlib.util
 import io
 import pathlib
 import statistics
@@ -16,6 +18,7 @@ import time
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 import keras_effv2 as kev
 
@@ -92,6 +95,58 @@ def decode(split, epoch, image_size):
         pass
 
 
+class Pictures:
+    """Files with their labels, as a source of Grain's."""
+
+    def __init__(self, split):
+        self.files, self.labels = list(map(str, split.pictures)), split.labels.tolist()
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, i):
+        return pathlib.Path(self.files[i]).read_bytes(), self.labels[i]
+
+
+class Cropped:
+    """Pillow's part of a picture, as large as our recipes take it, at the size of training."""
+
+    def __init__(self, image_size):
+        self.image_size = image_size
+
+    def __call__(self, picture, rng):
+        content, label = picture
+        with Image.open(io.BytesIO(content)) as image:
+            sides = [round(side * rng.uniform(0.5, 1)) for side in image.size]
+            left, top = (rng.integers(0, a - b + 1) for a, b in zip(image.size, sides))
+            box = (left, top, left + sides[0], top + sides[1])
+            size = (self.image_size, self.image_size)
+            return np.asarray(image.convert("RGB").resize(size, Image.BILINEAR, box)), label
+
+
+def grain(split, processes):
+    """`read` and `decode` by Grain, in its threads or in so many processes."""
+    from grain import MapDataset, MultiprocessingOptions
+
+    def epochs(epoch):
+        return MapDataset.source(Pictures(split)).seed(epoch).shuffle()
+
+    def run(dataset):
+        dataset = dataset.to_iter_dataset().batch(64)
+        if processes:
+            dataset = dataset.mp_prefetch(MultiprocessingOptions(num_workers=processes))
+        return sum(1 for _ in dataset)
+
+    def read_all(_, epoch):
+        stream = epochs(epoch).map(lambda picture: len(picture[0]))
+        return run(stream)
+
+    def decode_all(_, epoch, image_size):
+        return run(epochs(epoch).random_map(Cropped(image_size)))
+
+    return read_all, decode_all
+
+
 def main(args):
     given = kev.data.load(args.data, validation=0.1).train
     with tempfile.TemporaryDirectory() as folder:
@@ -101,20 +156,23 @@ def main(args):
         for images, labels in first.values():
             np.testing.assert_array_equal(images, first["files"][0])
             np.testing.assert_array_equal(labels, first["files"][1])
+        jobs = {kind: (split, read, decode) for kind, split in splits.items()}
+        if importlib.util.find_spec("grain"):
+            jobs["Grain, threads"] = (given, *grain(given, 0))
+            jobs["Grain, two processes"] = (given, *grain(given, 2))
         rates = {}
         for epoch in range(args.rounds):
-            for kind, split in splits.items():
-                for what, job in (
-                    ("read", read),
-                    ("trained on", lambda *a: decode(*a, args.image_size)),
+            for kind, (split, *own) in jobs.items():
+                for what, job, settings in zip(
+                    ("read", "trained on"), own, ((), (args.image_size,)), strict=True
                 ):
                     start = time.perf_counter()
-                    job(split, epoch)
+                    job(split, epoch, *settings)
                     rate = len(split) / (time.perf_counter() - start)
                     rates.setdefault(what, {}).setdefault(kind, []).append(rate)
     print("| format | " + " | ".join(f"{what}, pictures/s" for what in rates) + " |")
     print("| --- |" + " ---: |" * len(rates))
-    for kind in splits:
+    for kind in jobs:
         cells = [
             f"{statistics.median(own[kind]):,.0f} ({min(own[kind]):,.0f}-{max(own[kind]):,.0f})"
             for own in rates.values()

@@ -80,20 +80,45 @@ def save(folder, step, arrays, meta):
     for stale in folder.glob(".*step-*"):  # of a process that was killed while writing
         with contextlib.suppress(OSError):
             stale.unlink()
-    body = io.BytesIO()
-    np.savez(body, __meta__=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
-    body = body.getbuffer()
-    digest = hashlib.sha256(body).hexdigest().encode()
+    arrays = {"__meta__": np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays}
     path = folder / f"step-{step:09d}.ckpt"
-    files.write_whole(path, digest + bytes(body))
     if stored:
+        content = io.BytesIO()
+        digest = _fill(content, arrays)
+        files.write_whole(path, content.getbuffer())
         files.write_whole(_manifest(path), digest)
+    else:
+        with files.replacing(path) as temporary, open(temporary, "wb") as file:
+            _fill(file, arrays)
     # those of later steps are torn, else the run would have gone on from there
     kept = sorted(path for path in _found(folder) if _step(path) <= step)[-KEEP:]
     for path in folder.glob("step-*.ckpt"):
         if path not in kept:
             path.unlink()
             _manifest(path).unlink(missing_ok=True)
+
+
+def _fill(file, arrays):
+    """Writes arrays behind the sha256 of what follows; gives that in hexadecimal."""
+    file.write(bytes(64))
+    stream = _Hashed(file)
+    np.savez(stream, **arrays)
+    digest = stream.sha256.hexdigest().encode()
+    file.seek(0)
+    file.write(digest)
+    return digest
+
+
+class _Hashed(io.RawIOBase):
+    """A file that can be written to and has no way back, with the sha256 of what was written."""
+
+    def __init__(self, file):
+        super().__init__()
+        self._file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, part):
+        self.sha256.update(part)
+        return self._file.write(part)
 
 
 def _manifest(path):

@@ -106,7 +106,7 @@ def train(
         run = Run(model, data, recipe, folder, devices, start)
         step = run.train_step(steps_per_call, jit_compile, remat)
         resumed_from = run.resume(checkpoint)
-        with naming_lost_workers():
+        with run.saving, naming_lost_workers():
             _epochs(run, step, callbacks, rollback, progress)
         run.finish()
     done = run.progress
@@ -146,10 +146,11 @@ def _epochs(run, step, callbacks, rollback, shown):
                 run.roll_back(error.left_out)
                 continue
             if write:
-                run.record()
+                state.record(run.workdir, run.about)
                 write(run.progress.history)
             run.save()
             if signals.asked and not has_workers(run.devices):
+                run.saving.wait()
                 signals.leave(run.progress.step)
     with run.settled():
         log.on_train_end(numbers(run.progress.history[-1]) if run.progress.history else {})
@@ -195,7 +196,7 @@ def _steps(run, step, iterator, steps, phase, log, signals, bar):
         sums = step(iterator, count, bool(signals.asked))
         progress.add(count, sums)
         if not np.isfinite(sums.loss) or sums.not_finite:
-            raise NotFinite(progress, phase, count, state.newest(run.workdir))
+            raise NotFinite(progress, phase, count, run.newest())
         logs = progress.means()
         log.on_train_batch_end(progress.epoch_step - 1, logs)
         bar.set_postfix(loss=f"{logs['loss']:.3f}", top1=f"{logs['accuracy']:.3f}")
@@ -205,4 +206,5 @@ def _steps(run, step, iterator, steps, phase, log, signals, bar):
         if asked or (every and progress.step % every == 0 and progress.epoch_step < steps):
             run.save()
             if asked:
+                run.saving.wait()
                 signals.leave(progress.step)

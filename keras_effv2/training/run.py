@@ -10,7 +10,8 @@ from absl import logging
 
 from keras_effv2 import files, graph, layers, optimizers, progressive, recipes, rematerialization
 from keras_effv2.data.weighting import class_weights
-from keras_effv2.training import records, state, stopping, strategy
+from keras_effv2.training import checkpoints, records, state, stopping, strategy
+from keras_effv2.training.background import Background
 from keras_effv2.training.batches import Batches, eval_batches
 from keras_effv2.training.step import LARGEST_SCALE, EvalStep, TrainStep
 
@@ -73,7 +74,7 @@ class Run:
             # float16 loses gradients below 6e-8: factor of the loss, steps since it changed
             half = "mixed_float16" in strategy.policies(self.model)
             self.scaling = [tf.Variable(LARGEST_SCALE), tf.Variable(0.0)] if half else []
-        self.progress = state.Progress()
+        self.progress, self.saving = state.Progress(), Background()
         self.about = {"run": state.as_json(state.describe(recipe, self.model, data))}
         self.about |= {} if start is None else {"start": state.as_json(start)}
         self.class_weights = class_weights(recipe.class_weight, data.train)
@@ -114,23 +115,26 @@ class Run:
         return state.variables(self.model, self.optimizer, self.average, self.scaling)
 
     def save(self):
-        """Writes a checkpoint."""
+        """Writes a checkpoint while the training goes on; `saving.wait()` until it is written."""
         if self.is_chief:
-            state.save(self.workdir, self.progress, self._variables(), self.about)
+            self.saving.wait()  # there is one copy of the variables at a time
+            taken = state.snapshot(self.workdir, self.progress, self._variables(), self.about)
+            self.saving.start(checkpoints.save, *taken)
+
+    def newest(self):
+        """The newest checkpoint, when what is being written is there."""
+        self.saving.wait()
+        return state.newest(self.workdir)
 
     def restore(self, checkpoint):
         """Goes back to a checkpoint, if there is one."""
         if checkpoint is not None:
             self.progress = state.restore(self.workdir, checkpoint, self._variables())
 
-    def record(self, anew=False):
-        """Writes what the run is, anew or where that is missing: recipe.json and start.json."""
-        state.record(self.workdir, self.about, anew)
-
     def roll_back(self, left_out):
         """Goes back to the newest checkpoint, from where these steps are left out."""
         broken, left_out = self.progress.step, self.progress.left_out + left_out
-        self.restore(state.newest(self.workdir))
+        self.restore(self.newest())
         self.progress.left_out = left_out
         logging.warning("Rolled back from step %d to step %d.", broken, self.progress.step)
 
@@ -138,7 +142,7 @@ class Run:
         """Takes up the workdir's newest checkpoint, or begins; the step, 0 for a fresh run."""
         state.check_same(self.workdir, checkpoint, self.about["run"])
         if self.is_chief:
-            self.record(anew=checkpoint is None)
+            state.record(self.workdir, self.about, anew=checkpoint is None)
             files.sweep(self.workdir)
         self.restore(checkpoint)
         if strategy.has_workers(self.devices):
@@ -188,12 +192,17 @@ class Run:
         if self.is_chief:
             records.write_results(self.workdir, self.model, self.data, self.recipe, self.progress)
         if self.given is not None and self.given is not self.model:
-            self.given.set_weights(self.model.get_weights())
-            theirs = layers.find_pixels(self.given)
-            if theirs is not None:
-                theirs.forget_confidence()
-                for key, value in pixels.contract().items():
-                    setattr(theirs, key, value)
+            _hand_back(self.model, self.given)
+
+
+def _hand_back(trained, given):
+    """Gives a model the weights of one that was rebuilt of it, and how it is to be used."""
+    given.set_weights(trained.get_weights())
+    theirs = layers.find_pixels(given)
+    if theirs is not None:
+        theirs.forget_confidence()
+        for key, value in layers.find_pixels(trained).contract().items():
+            setattr(theirs, key, value)
 
 
 def fits(model, data, recipe, eval_size, replicas):

@@ -100,12 +100,19 @@ def variables(model, optimizer, average, scaling):
     return {f"{group}/{i}": v for group, own in groups.items() for i, v in enumerate(own)}
 
 
-def save(workdir, progress, named, about):
-    """Writes a checkpoint of a run: its progress, its variables by their names, what it is about."""
+def snapshot(workdir, progress, named, about):
+    """What `checkpoints.save` takes of a run, in a copy that training leaves alone.
+
+    Args:
+        workdir: Folder of the run.
+        progress: Its `Progress`.
+        named: Its variables by their names.
+        about: What the run is, as JSON has it.
+    """
     meta = {**vars(progress), **about, "machine": machine()}
     best = {f"best/{i}": array for i, array in enumerate(meta.pop("best"))}
     arrays = {name: variable.numpy() for name, variable in named.items()}
-    checkpoints.save(workdir / "checkpoints", progress.step, {**arrays, **best}, meta)
+    return workdir / "checkpoints", progress.step, {**arrays, **best}, as_json(meta)
 
 
 def restore(workdir, checkpoint, named):
