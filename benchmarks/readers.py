@@ -124,18 +124,15 @@ class Cropped:
             return np.asarray(image.convert("RGB").resize(size, Image.BILINEAR, box)), label
 
 
-def grain(split, processes):
-    """`read` and `decode` by Grain, in its threads or in so many processes."""
-    from grain import MapDataset, MultiprocessingOptions
+def grain(split):
+    """`read` and `decode` by Grain, in its threads."""
+    from grain import MapDataset
 
     def epochs(epoch):
         return MapDataset.source(Pictures(split)).seed(epoch).shuffle()
 
     def run(dataset):
-        dataset = dataset.to_iter_dataset().batch(64)
-        if processes:
-            dataset = dataset.mp_prefetch(MultiprocessingOptions(num_workers=processes))
-        return sum(1 for _ in dataset)
+        return sum(1 for _ in dataset.to_iter_dataset().batch(64))
 
     def read_all(_, epoch):
         stream = epochs(epoch).map(lambda picture: len(picture[0]))
@@ -158,8 +155,7 @@ def main(args):
             np.testing.assert_array_equal(labels, first["files"][1])
         jobs = {kind: (split, read, decode) for kind, split in splits.items()}
         if importlib.util.find_spec("grain"):
-            jobs["Grain, threads"] = (given, *grain(given, 0))
-            jobs["Grain, two processes"] = (given, *grain(given, 2))
+            jobs["Grain over the files"] = (given, *grain(given))
         rates = {}
         for epoch in range(args.rounds):
             for kind, (split, *own) in jobs.items():
