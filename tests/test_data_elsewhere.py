@@ -1,5 +1,9 @@
 """Sets that other libraries keep, out of caches made by hand: nothing here asks the network."""
 
+import os
+import shutil
+
+import hub_server
 import keras
 import numpy as np
 import pytest
@@ -72,6 +76,38 @@ def test_hugging_face(tmp_path, monkeypatch):
     np.testing.assert_array_equal(targets.numpy()[order[0]], wanted.numpy()[order[1]])
     with pytest.raises(OSError, match="hf:.*/none could not be loaded: "):
         data.load(f"hf:{tmp_path}/none")
+
+
+def test_hugging_face_offline(tmp_path, monkeypatch):
+    """The cache answers, the network is not asked, and the program around us is as it was."""
+    datasets = pytest.importorskip("datasets")
+    from huggingface_hub import constants
+
+    cache, environment = tmp_path / "cache", dict(os.environ)
+    for switch in (datasets.config, constants):
+        monkeypatch.setattr(switch, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    folder_of(tmp_path / "set" / "train")
+    datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "set"), cache_dir=str(cache))
+    (made,) = (cache / "imagefolder").iterdir()
+    (cache / "me___pets").mkdir()
+    kept = shutil.move(made, cache / "me___pets" / "default")  # what the hub's me/pets is called
+    (rows,) = kept.rglob("imagefolder-train.arrow")
+    rows.rename(rows.with_name("pets-train.arrow"))
+    with hub_server.served() as (hub, address):
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", address)
+        with pytest.raises(OSError, match="could not be loaded"):
+            data.load("hf:me/none")
+        assert hub.asked, "without the variable it is asked"
+        hub.asked.clear()
+        monkeypatch.setenv("KERAS_EFFV2_OFFLINE", "1")
+        found = data.load("hf:me/pets", validation=0.25)
+        assert found.class_names == ("cat", "dog") and len(found.train) + len(found.test) > 8
+        with pytest.raises(OSError, match="hf:me/none could not be loaded: "):
+            data.load("hf:me/none")
+        assert not hub.asked
+    assert not datasets.config.HF_HUB_OFFLINE and not constants.HF_HUB_OFFLINE
+    assert dict(os.environ) == environment | {"KERAS_EFFV2_OFFLINE": "1"}
 
 
 def test_kaggle(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Data sets that other libraries fetch and keep: Keras' own, Hugging Face's, Kaggle's."""
 
+import contextlib
 import dataclasses
 import os
 
@@ -43,13 +44,12 @@ def load_keras(name, validation, seed):
 
 def load_hugging_face(name, validation, seed):
     """A set of the Hugging Face hub, or a folder that `datasets` reads: `NAME` or `NAME:CONFIG`."""
-    if weights.is_offline():
-        os.environ["HF_HUB_OFFLINE"] = "1"  # its caches answer
     with needs.naming(f"hf:{name}"):
         import datasets
     path, _, config = name.partition(":")
     try:
-        found = datasets.load_dataset(path, config or None)
+        with _from_caches(datasets) if weights.is_offline() else contextlib.nullcontext():
+            found = datasets.load_dataset(path, config or None)
     except Exception as error:  # of any class: of the hub, the network, a cache
         raise OSError(f"hf:{name} could not be loaded: {_as_sentence(error)}") from error
     features = next(iter(found.values())).features
@@ -64,6 +64,26 @@ def load_hugging_face(name, validation, seed):
             f"hf:{name} has no split 'train' with labels. Its splits: {', '.join(found)}."
         )
     return Data(f"hf:{name}", names, **splits)
+
+
+@contextlib.contextmanager
+def _from_caches(datasets):
+    """Within the block `datasets` and the hub's library ask no network; afterwards they do as before.
+
+    Both read HF_HUB_OFFLINE when they are imported: a variable set later says nothing to them, and
+    one set earlier says it to the whole program.
+    """
+    from huggingface_hub import constants
+
+    switches = (datasets.config, constants)
+    before = [switch.HF_HUB_OFFLINE for switch in switches]
+    try:
+        for switch in switches:
+            switch.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.HF_HUB_OFFLINE = value
 
 
 def _features(name, features, datasets):
