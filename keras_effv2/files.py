@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import hashlib
-import io
 import os
 import pathlib
 import re
@@ -59,22 +58,20 @@ def place(path, what):
     return pathlib.Path(text)
 
 
-def local(path, what):
+def local(path, what, instead="Give a local path and copy it, or mount the bucket."):
     """A user's path as a local `pathlib.Path`.
 
     Args:
         path: A path; `~` and `$NAME` are replaced.
         what: What the path is for, as a message begins: `"The workdir"`.
+        instead: What to do, where it is an address.
 
     Raises:
         ValueError: If the path is the address of a bucket or of another file system.
     """
     text = expand(path)
-    if "://" in text:
-        raise ValueError(
-            f"{what} is a local path. Received: {text}. Give a local path and copy it, or mount the "
-            "bucket."
-        )
+    if stores.is_address(text):
+        raise ValueError(f"{what} is a local path. Received: {text}. {instead}")
     return place(text, what)
 
 
@@ -120,7 +117,7 @@ def open_regular(path):
     """
     path = expand(path)
     if stores.is_address(path):
-        return io.BytesIO(place(path, "A file").read_bytes())
+        return place(path, "A file").open()
     check_regular(path)
     return open(path, "rb")
 
@@ -199,6 +196,56 @@ def replacing(path):
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def in_place(path):
+    """A temporary folder that becomes `path` if the block ends well, and vanishes if not.
+
+    Args:
+        path: What `place` gives, where there is nothing yet; a `.tar.gz` holds what the folder holds.
+            What is written for a store is copied there and compared; of what could not be, nothing
+            is left.
+
+    Yields:
+        The `pathlib.Path` to make, a folder or a file.
+
+    Raises:
+        FileExistsError: If there is something at `path`.
+    """
+    check_free(path)
+    if isinstance(path, stores.Stored):
+        with tempfile.TemporaryDirectory() as work:
+            copy = pathlib.Path(work, path.name)
+            with in_place(copy) as folder:
+                yield folder
+            try:
+                path.send(copy)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    path.remove_tree() if copy.is_dir() else path.unlink()
+                raise
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
+        folder = pathlib.Path(work) / "export"
+        yield folder
+        if path.name.endswith((".tar.gz", ".tgz")):
+            archive = pathlib.Path(work) / "archive"
+            with tarfile.open(archive, "w:gz") as tar:
+                for child in sorted(folder.iterdir()):  # at the root, as TF Hub wants it
+                    tar.add(child, arcname=child.name)
+            os.replace(archive, path)
+        elif folder.is_dir() or folder.is_file():
+            os.replace(folder, path)
+        else:
+            raise RuntimeError(f"Nothing was written for {path}.")
+
+
+def check_free(path):
+    """Refuses a path at which there is something."""
+    if path.exists():
+        raise FileExistsError(f"{path} exists. Remove it, or choose another path.")
 
 
 def _sync_folder(folder):

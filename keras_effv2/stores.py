@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import errno
 import fnmatch
+import io
 import json
 import os
 import re
@@ -125,9 +126,13 @@ class Stored:
         with contextlib.suppress(FileNotFoundError):  # where a folder is only the names in it
             self._ask("rmtree")
 
+    def open(self):
+        """The file to read bytes of any part, as Python's `open` gives it."""
+        return io.BufferedReader(_Reading(self))
+
     def read_bytes(self):
         """All bytes of the file."""
-        with told(self), _gfile().GFile(self.address, "rb") as file:
+        with self.open() as file:
             return file.read()
 
     def read_text(self, encoding="utf-8"):
@@ -137,7 +142,7 @@ class Stored:
     def write_bytes(self, content):
         """Writes the file and sees that it has come in full."""
         with told(self):
-            with self._written() as file:
+            with _written(self) as file:
                 file.write(bytes(content))
             if _gfile().stat(self.address).length != len(content):
                 raise OSError(errno.EIO, "The store has not kept all of it", self.address)
@@ -171,7 +176,7 @@ class Stored:
                 (self / child.name).send(child)
             return
         with told(self), open(local, "rb") as source:
-            with self._written() as file:
+            with _written(self) as file:
                 file.write(b"")  # TensorFlow makes the file with the first of them
                 while block := source.read(1 << 24):
                     file.write(block)
@@ -184,16 +189,54 @@ class Stored:
         found = self._ask("stat")
         return types.SimpleNamespace(st_size=found.length, st_mtime=found.mtime_nsec / 1e9)
 
-    def _written(self):
-        """A file of TensorFlow's to write anew."""
-        self.parent.mkdir()
-        if self.address.startswith("ram://"):  # which appends to what there is
-            self.unlink(missing_ok=True)
-        return _gfile().GFile(self.address, "wb")
-
     def _ask(self, function, *arguments):
         with told(self):
             return getattr(_gfile(), function)(self.address, *arguments)
+
+
+def _written(path):
+    """A file of TensorFlow's to write anew."""
+    path.parent.mkdir()
+    if path.address.startswith("ram://"):  # which appends to what there is
+        path.unlink(missing_ok=True)
+    return _gfile().GFile(path.address, "wb")
+
+
+class _Reading(io.RawIOBase):
+    """A file of TensorFlow's as one of Python's."""
+
+    def __init__(self, path):
+        path.stat()  # what is not there is said now, not when it is read
+        self.path, self.file = path, _gfile().GFile(path.address, "rb")
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def readinto(self, buffer):
+        with told(self.path):
+            content = self.file.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def readall(self):
+        with told(self.path):
+            return self.file.read()
+
+    def seek(self, offset, whence=os.SEEK_SET):
+        with told(self.path):
+            self.file.seek(offset, whence)
+            return self.file.tell()
+
+    def tell(self):
+        with told(self.path):
+            return self.file.tell()
+
+    def close(self):
+        self.file.close()
+        super().close()
 
 
 def _gfile():

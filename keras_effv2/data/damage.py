@@ -5,12 +5,12 @@ import hashlib
 import io
 import os
 
-import tensorflow as tf
 import tqdm
 from absl import logging
 
 from keras_effv2 import photos
 from keras_effv2.files import open_regular
+from keras_effv2.stores import is_address
 
 # Above this many files, of a store, damage is found while they are read, and contents are not hashed.
 MANY, MANY_STORED = 100_000, 10_000
@@ -21,7 +21,7 @@ _USUAL = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # modes wi
 
 def are_many(files):
     """Whether files are too many to read them all before they are needed."""
-    return len(files) > (MANY_STORED if files and "://" in files[0] else MANY)
+    return len(files) > (MANY_STORED if files and is_address(files[0]) else MANY)
 
 
 def examine(files, strict=False):
@@ -54,14 +54,12 @@ def _each(function, files, threads):
         yield from zip(part, threads.map(function, part), strict=True)
 
 
-def opened(path):
-    """A file to read bytes of, local or of a bucket."""
-    return tf.io.gfile.GFile(path, "rb") if "://" in path else open_regular(path)
+opened = open_regular  # a file to read bytes of, local or in a store
 
 
 def read(path):
     """The content of a file."""
-    with opened(path) as file:
+    with open_regular(path) as file:
         return file.read()
 
 
@@ -75,7 +73,7 @@ def read_or_none(path):
     """The content of a file, or None if there is none or it may not be read."""
     try:
         return read(path)
-    except (OSError, ValueError, tf.errors.OpError):
+    except (OSError, ValueError):
         return None
 
 

@@ -13,7 +13,7 @@ from keras_effv2 import errors, files, graph, layers, needs
 from keras_effv2.exporting.card import card_of
 from keras_effv2.exporting.folding import fold
 from keras_effv2.exporting.metadata import CARD, into_onnx, into_tflite
-from keras_effv2.exporting.verification import Report, compare, in_place, is_exact
+from keras_effv2.exporting.verification import Report, compare, is_exact
 from keras_effv2.exporting.views import any_size, constant_rates, labels_of, saved_models_in
 from keras_effv2.model_files.runtimes import tflite_interpreter
 
@@ -80,7 +80,7 @@ def export(
     pictures = _images(model, images)
     net = any_size(model)
     lean = fold(net) if fold_batch_norm else net
-    with constant_rates(net), in_place(place) as target:
+    with constant_rates(net), files.in_place(place) as target:
         card = _card(model)
         if format == "tflite":  # which takes one size
             card["image_size"] = pictures.shape[1]

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_effv2 import files, graph, layers
 from keras_effv2.exporting.card import write_card
-from keras_effv2.exporting.verification import in_place, verify
+from keras_effv2.exporting.verification import verify
 from keras_effv2.exporting.views import (
     any_size,
     check_head,
@@ -76,7 +76,7 @@ def export_hub(
     net = any_size(model)
     view = graph.logits_of(net) if kind == "classification" else pooled(net)
     labels = labels_of(model, kind, labels)
-    with constant_rates(net), in_place(place) as folder:
+    with constant_rates(net), files.in_place(place) as folder:
         root = _reusable(net, view)
         if labels is not None:
             file = folder.parent / "labels.txt"

@@ -1,13 +1,10 @@
 """What is written is compared with the model that was given before it is moved to its place."""
 
-import contextlib
 import dataclasses
 import os
-import pathlib
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 
@@ -15,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_effv2 import graph, layers, stores
+from keras_effv2 import graph, layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,35 +208,3 @@ def _drift(found, wanted, exact):
         parts = np.abs(found[likely] / wanted[likely] - 1)
         drift = max(drift, 0.01 * parts.max(initial=0.0))
     return drift
-
-
-@contextlib.contextmanager
-def in_place(path):
-    """A temporary folder that becomes `path` if the block ends well, and vanishes if not.
-
-    Args:
-        path: What `files.place` gives; what is written for a store is copied there and compared.
-    """
-    if path.exists():
-        raise FileExistsError(f"{path} exists. Remove it, or choose another path.")
-    if isinstance(path, stores.Stored):
-        with tempfile.TemporaryDirectory() as work:
-            local = pathlib.Path(work, path.name)
-            with in_place(local) as folder:
-                yield folder
-            path.send(local)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
-        folder = pathlib.Path(work) / "export"
-        yield folder
-        if path.name.endswith((".tar.gz", ".tgz")):
-            archive = pathlib.Path(work) / "archive"
-            with tarfile.open(archive, "w:gz") as tar:
-                for child in sorted(folder.iterdir()):  # at the root, as TF Hub wants it
-                    tar.add(child, arcname=child.name)
-            os.replace(archive, path)
-        elif folder.is_dir() or folder.is_file():
-            os.replace(folder, path)
-        else:
-            raise RuntimeError(f"Nothing was written for {path}.")
