@@ -31,6 +31,7 @@ SERIES = {
         for remat in (0, 1)
     ],
 }
+parser.add_argument("--series", default=",".join(SERIES), help="which, separated by commas")
 LARGE = {"EfficientNetV2M", "EfficientNetV2L", "CoAtNet3", "CoAtNet4"}
 
 STEP = """
@@ -75,8 +76,8 @@ print(json.dumps({"seconds": wall, "processor": processor, "gibibytes": peak}))
 
 def main(args):
     rows = []
-    for series, settings in SERIES.items():
-        for setting in settings:
+    for series in args.series.split(","):
+        for setting in SERIES[series]:
             if args.quick and setting[0] in LARGE:
                 continue
             command = [sys.executable, "-c", STEP, *map(str, setting), str(args.steps)]
@@ -96,8 +97,11 @@ def main(args):
 def plot(rows, path):
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, len(SERIES), figsize=(4 * len(SERIES), 6), sharex="col")
-    for column, series in zip(axes.T, SERIES, strict=True):
+    names = list(dict.fromkeys(row["series"] for row in rows))
+    figure, axes = plt.subplots(
+        2, len(names), figsize=(4 * len(names), 6), sharex="col", squeeze=False
+    )
+    for column, series in zip(axes.T, names, strict=True):
         own = [row for row in rows if row["series"] == series]
         index = {"batch": 1, "image size": 2, "replicas": 3, "remat": 4}.get(series, 0)
         ticks = [str(row["setting"][index]).removeprefix(series) for row in own]

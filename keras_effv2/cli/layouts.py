@@ -41,6 +41,7 @@ def run(values, _):
         recipe = settings.recipe(values.recipe, values.recipe_field, "CoAtNet0")
 
     from keras_effv2 import searching
+    from keras_effv2.searching import layouts_report
 
     study = searching.layouts(
         flags.load_data(values),
@@ -53,9 +54,12 @@ def run(values, _):
         workers=values.workers,
         names=tuple(values.names),
     )
-    lines = [f"{'layout':<8} {'generalisation':>14} {'capacity':>9}"]
-    for name, value in sorted(study.generalisation.items(), key=lambda item: -item[1]):
-        lines.append(f"{name:<8} {value:>14.1%} {study.capacity[name]:>9.1%}")
+    differences = {f"{a} over {b}": value for (a, b), value in study.generalisation.items()}
+    lines = ["capacity (training accuracy at the end):"]
+    lines += [f"  {name:<8} {value:>7.1%}" for name, value in study.capacity.items()]
+    lines.append("generalisation (validation accuracy at equal training loss):")
+    lines += [f"  {two:<20} {100 * value:+.1f} points" for two, value in differences.items()]
+    lines += [] if differences else [f"  {layouts_report.NOTHING}"]
     lines.append(f"report: {values.workdir}/layouts.html")
-    result = {"generalisation": study.generalisation, "capacity": study.capacity}
+    result = {"generalisation": differences, "capacity": study.capacity}
     flags.show(values, result, "\n".join(lines))

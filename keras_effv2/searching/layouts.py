@@ -29,8 +29,10 @@ class Study:
 
     Attributes:
         runs: A dictionary for every training: `layout`, `fraction`, `seed`, `curve`, `accuracy`, ...
-        generalisation: Layout -> mean validation accuracy at equal training losses; misleads in short
-            trainings, where the moving averages of batch normalisation lag behind fast layouts.
+        generalisation: `(layout, other)` -> how much higher the validation accuracy of the first was,
+            in -1..1: at the lowest training loss that both had after 500 steps, when the moving
+            averages of batch normalisation no longer lag; mean over fractions and seeds. Two that
+            had no such loss are not in it.
         capacity: Layout -> training accuracy at the end on all pictures, a stand-in.
     """
 
@@ -82,7 +84,7 @@ def layouts(
     Example:
 
         study = kev.layouts(kev.data.load("folder:photos"), "runs/layouts", seeds=1)
-        print(study.generalisation)
+        print(study.generalisation["CCCC", "CTTT"])
     """
     recipe = _plain(recipe or recipes.rescale(recipes.get("search"), {"epochs": 20}), image_size)
     _check(data, image_size, fractions, seeds, names)
