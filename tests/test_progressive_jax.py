@@ -53,6 +53,35 @@ def test_a_compiled_step_obeys_a_new_rate_at_the_same_size():
     assert first < 1e-9 and second > 1e-3
 
 
+COMPILES = """
+import logging
+import jax, keras, numpy as np
+import keras_effv2 as kev
+
+compiled = []
+notes = logging.Handler()
+notes.emit = lambda record: compiled.append(record.getMessage())
+jax.config.update("jax_log_compiles", True)
+logging.getLogger("jax").addHandler(notes)
+pl = kev.ProgressiveLearning(kev.ramp(6, 2, image_size=(8, 16), dropout=(0.1, 0.3)))
+images = keras.Input((None, None, 3))
+x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(images))
+model = keras.Model(images, keras.layers.Dense(2, "softmax")(kev.layers.Dropout(0.0)(x)))
+model.compile(keras.optimizers.SGD(0.1), "categorical_crossentropy")
+data = pl.dataset((np.zeros((8, 16, 16, 3), "uint8"), np.arange(8) % 2), batch_size=4)
+model.fit(data, epochs=pl.epochs, callbacks=[pl], shuffle=False, verbose=0)
+print(sum("Compiling jit(train_step)" in said for said in compiled))
+"""
+
+
+def test_a_step_is_compiled_once_an_image_size():
+    """Six epochs of two sizes, by what JAX logs."""
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(HERE.parent)}
+    command = [sys.executable, "-c", COMPILES]
+    done = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
+    assert done.stdout.split()[-1] == "2"
+
+
 @pytest.fixture(scope="module")
 def one_device(fit):
     return fit(1)
