@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import mirrored
 
 from keras_effv2 import layers
 
@@ -37,3 +38,30 @@ def test_frozen_batch_norm_does_not_move():
     y = layer(x, training=True)
     np.testing.assert_allclose(y, x / np.sqrt(1 + 1e-3), rtol=1e-5)
     np.testing.assert_array_equal(layer.moving_mean, [0, 0])
+
+
+def test_many_layers_over_replicas_are_traced_in_linear_time(monkeypatch):
+    """TensorFlow looks through what comes before a sum over replicas: no further than that layer."""
+    from tensorflow.python.ops import op_selector
+
+    walk, seen = op_selector.get_backward_walk_ops, []
+
+    def counting(*args, **kwargs):
+        seen.append(walk(*args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr(op_selector, "get_backward_walk_ops", counting)
+    strategy = mirrored(2)
+    with strategy.scope():
+        model = keras.Sequential(
+            [keras.Input((4, 4, 3)), *(layers.BatchNormalization() for _ in range(8))]
+        )
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(model(x, training=True))
+        return tape.gradient(loss, [w.value for w in model.trainable_weights])
+
+    tf.function(lambda: strategy.run(gradient, (tf.ones((2, 4, 4, 3)),))).get_concrete_function()
+    assert len(seen) >= 2 * 8
+    assert max(map(len, seen)) < 40

@@ -117,6 +117,7 @@ def test_every_library_has_its_extra():
         "all",
         "dev",
         "docs",
+        "jax",
     }
 
 

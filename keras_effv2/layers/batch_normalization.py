@@ -103,6 +103,10 @@ def _over_replicas(total, squares, count):
     """Their sums over the replicas. The sum has a gradient, so the moments' are global too."""
     import tensorflow as tf
 
-    local = tf.stack([total, squares, tf.fill(tf.shape(total), count)])
-    context = tf.distribute.get_replica_context()
-    return tf.unstack(context.all_reduce(tf.distribute.ReduceOp.SUM, local))
+    @tf.custom_gradient
+    def sum_of_all(x):
+        # Stopped, or TensorFlow looks for variables in all that comes before, in every layer anew.
+        context, x = tf.distribute.get_replica_context(), tf.stop_gradient(x)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, x), sum_of_all  # its own gradient
+
+    return tf.unstack(sum_of_all(tf.stack([total, squares, tf.fill(tf.shape(total), count)])))
