@@ -1,6 +1,7 @@
 """What training on ImageNet costs, by arithmetic; nothing is run.
 
     python benchmarks/cost.py --chips 1,8,512
+    python benchmarks/cost.py --memory
 
 Operations are six a multiply-add (one forward pass of two, two backward), summed over the phases of
 the published recipes. How much of a chip's peak a training reaches is not assumed but taken from
@@ -12,10 +13,13 @@ import argparse
 import statistics
 
 import keras_effv2 as kev
+from keras_effv2 import variants
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--chips", default="1,8,512")
 parser.add_argument("--peak", type=float, default=123.0, help="TFLOP/s of a chip; TPUv3: 123")
+
+parser.add_argument("--memory", action="store_true", help="what every device has to hold instead")
 
 IMAGES = {"imagenet1k": 1_281_167, "imagenet21k": 12_720_275}  # as google/automl counts them
 PAPER_HOURS = {  # on 32 TPUv3 cores of 61.5 TFLOP/s
@@ -42,7 +46,36 @@ def operations(recipe_name, model):
     return 6 * macs * IMAGES[recipe_name]
 
 
+LARGE = ("EfficientNetV2L", "EfficientNetV2XL", *(f"CoAtNet{i}" for i in range(3, 8)))
+COPIES = 5  # weights, gradients, two slots of RMSprop or AdamW, averages; float32
+
+
+def boundaries(model, size):
+    """Numbers an image that flow from block to block: what rematerialization keeps."""
+    row, side, total = variants.find(model), -(-size // 2), 0
+    for stage in row.stages:
+        side = -(-side // stage.stride)
+        total += stage.repeats * side * side * stage.channels
+    return total
+
+
+def print_memory():
+    """State by model, and what each image adds with rematerialization, in bfloat16."""
+    print("| model | million parameters | state, GiB | pixels | kept an image, MiB |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for model in LARGE:
+        info = kev.model_info(model)
+        count, size = info["trainable_parameters"], info["image_size"]
+        kept = 2 * boundaries(model, size) / 2**20
+        print(
+            f"| {model} | {count / 1e6:,.0f} | {COPIES * 4 * count / 2**30:.1f} | {size} "
+            f"| {kept:.1f} |"
+        )
+
+
 def main(args):
+    if args.memory:
+        return print_memory()
     chips = [int(n) for n in args.chips.split(",")]
     reached = {
         run: operations(*run) / (hours * 3600 * PAPER_PEAK) for run, hours in PAPER_HOURS.items()
