@@ -9,7 +9,7 @@ import functools
 
 import numpy as np
 
-from keras_effv2 import layers, needs
+from keras_effv2 import files, layers, needs
 
 with needs.naming("Augmentation"):
     import tensorflow as tf
@@ -496,13 +496,14 @@ def preview(split, phases, path, columns=8, seed=0, augment=None):
     Args:
         split: A training `Split` of `keras_effv2.data`.
         phases: `Phase` rows, as `ramp` makes them.
-        path: PNG file to write.
+        path: PNG file to write, in a folder that exists or in a store.
         columns: Pictures a row, at most; a small split has fewer.
         seed: Seed of the changes.
         augment: An `Augment` of what the phases do not schedule, default `Augment()`.
     """
     from matplotlib.figure import Figure
 
+    path = files.place(path, "The file of a preview")
     columns = min(columns, len(split))
     figure = Figure(figsize=(1.5 * columns, 1.75 * len(phases)), layout="constrained")
     axes = figure.subplots(len(phases), columns, squeeze=False)
@@ -531,4 +532,5 @@ def preview(split, phases, path, columns=8, seed=0, augment=None):
             f"mixup {settings.mixup:.2g}, cutmix {settings.cutmix:.2g}",
             fontsize=7,
         )
-    figure.savefig(path, dpi=110)
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)

@@ -1,7 +1,6 @@
 """The main job from end to end on embedded data: train, evaluate, export, reload, predict."""
 
 import json
-import pathlib
 import subprocess
 import sys
 import time
@@ -9,7 +8,7 @@ import time
 import numpy as np
 
 import keras_effv2 as kev
-from keras_effv2 import processor, quiet
+from keras_effv2 import files, processor, quiet
 
 GATE = 0.95  # validation accuracy
 
@@ -35,7 +34,8 @@ def main(workdir):
     """Runs the demo in a fresh workdir; returns 0 if the gate is met."""
     processor.prefer_onednn()
     with quiet.own_lines(-1):  # a line an epoch comes from `train`
-        return _demo(pathlib.Path(workdir))
+        instead = "Another process reads from it: give a folder here."
+        return _demo(files.local(workdir, "The workdir of the demo", instead))
 
 
 def _demo(workdir):

@@ -58,8 +58,13 @@ def place(path, what):
     return pathlib.Path(text)
 
 
-def local(path, what, instead="Give a local path and copy it, or mount the bucket."):
-    """A user's path as a local `pathlib.Path`.
+NO_STORE = (
+    "Give a folder here, or one that machines share: files are locked in it; copy it at the end."
+)
+
+
+def local(path, what, instead=NO_STORE):
+    """A user's path as a local `pathlib.Path`, where a store does not do.
 
     Args:
         path: A path; `~` and `$NAME` are replaced.
@@ -67,7 +72,7 @@ def local(path, what, instead="Give a local path and copy it, or mount the bucke
         instead: What to do, where it is an address.
 
     Raises:
-        ValueError: If the path is the address of a bucket or of another file system.
+        ValueError: If the path is the address of a store.
     """
     text = expand(path)
     if stores.is_address(text):
@@ -90,6 +95,12 @@ def fetched(path, but=()):
         copy = pathlib.Path(folder, path.name)
         path.fetch(copy, but)
         yield copy
+
+
+def copy(source, target):
+    """Copies a file, both as `place` gives them, whole or not at all."""
+    with fetched(source) as file, replacing(target) as temporary:
+        shutil.copy2(file, temporary)
 
 
 def remove_tree(path):
@@ -204,11 +215,7 @@ def in_place(path):
 
     Args:
         path: What `place` gives, where there is nothing yet; a `.tar.gz` holds what the folder holds.
-            What is written for a store is copied there and compared; of what could not be, nothing
-            is left.
-
-    Yields:
-        The `pathlib.Path` to make, a folder or a file.
+            What is for a store is copied there and compared; where that fails, nothing is left.
 
     Raises:
         FileExistsError: If there is something at `path`.

@@ -7,7 +7,7 @@ import tempfile
 
 import keras
 
-from keras_effv2 import errors, files, layers, needs, weights
+from keras_effv2 import errors, files, layers, needs, stores, weights
 from keras_effv2.arguments import check_kind
 
 with needs.naming("HubLayer"):
@@ -26,7 +26,7 @@ class HubLayer(keras.layers.Layer):
     Args:
         handle: Folder or `.tar.gz` of a SavedModel; or a remote handle: a tfhub.dev or kaggle.com
             address, `owner/model/tensorFlow2/variation/version` of Kaggle, `hf://owner/repository`,
-            the address of a `.tar.gz`. Caches come before the network.
+            the address of a `.tar.gz`, a path in a store (`gs://...`). Caches come before the network.
         trainable: Whether to train it.
         sha256: Hash of the SavedModel as `layer.hash` gives it; checked when given.
         trust: Whether to run a remote SavedModel whose hash is not given.
@@ -189,7 +189,8 @@ def saved_model_hash(folder):
     return digest.hexdigest()
 
 
-# archive and its state -> temporary folder, kept while the process lives
+# archive and its state, or folder of a store and its hash -> temporary folder, kept while the process
+# lives
 _unpacked: dict[tuple, tempfile.TemporaryDirectory] = {}
 
 
@@ -221,4 +222,20 @@ def _resolve(handle, sha256, trust):
             f"{handle} is remote, and a SavedModel is a program. Give its `sha256`, or pass "
             "trust=True if you trust whoever serves it."
         )
-    return weights.resolve_hub(handle)
+    if handle.startswith(("http://", "https://", "hf://")) or not stores.is_address(handle):
+        return weights.resolve_hub(handle)
+    return _copied(files.place(handle, "A SavedModel"))
+
+
+def _copied(path):
+    """The local folder with a copy of what is in a store: TensorFlow reads assets as long as it runs."""
+    if path.is_file() and path.name.endswith((".tar.gz", ".tgz")):
+        with files.fetched(path) as archive:
+            return _resolve(str(archive), None, trust=True)
+    if not (path / "saved_model.pb").exists():
+        raise FileNotFoundError(f"There is no SavedModel {path}. Check the path.")
+    folder = tempfile.TemporaryDirectory(prefix="keras_effv2_")
+    copy = os.path.join(folder.name, "copy")
+    path.fetch(pathlib.Path(copy))
+    key = str(path), saved_model_hash(copy)
+    return os.path.join(_unpacked.setdefault(key, folder).name, "copy")

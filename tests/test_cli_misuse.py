@@ -82,7 +82,9 @@ ROWS = [
     ("finetune --data=digits --workdir=w --model_file={cut}", 2, "Unknown command line flag"),
     # what is missing
     ("models EfficientNetV2B9", 2, "no model is called 'EfficientNetV2B9'. Did you mean Effi"),
-    ("predict {photo} --sort_into=gs://b/x", 2, "flag --sort_into=gs://b/x: It is a local path"),
+    ("predict {photo} --csv={empty}", 2, "is a folder; give a file"),
+    ("predict {photo} --csv=no/t.csv", 2, "--csv=no/t.csv lies in a folder that does not exist"),
+    ("export --output={photo}", 1, "photo.jpg exists. Remove it, or choose another path."),
     ("predict {photo} --csv=", 2, "flag --csv=: a path is missing"),
     ("predict {photo} --sort_into={photo}", 2, "photo.jpg: it is a file; give a folder"),
     ("predict", 2, "no pictures: give files, folders, globs, or - for a list on stdin"),
@@ -206,9 +208,8 @@ ROWS = [
     (f"{TRAIN} --ramp.cutmix=x", 2, "--ramp.cutmix is one number or FIRST,LAST; received 'x'"),
     (f"{TRAIN} --ramp.batch_size=0", 2, "`batch_size` is a pair (first, last)"),
     # places
-    ("train --data=digits --preview={empty}", 2, "is a folder; give a file *.png"),
+    ("train --data=digits --preview={empty}", 2, "is a folder; give a file"),
     ("train --data=digits --preview=no/p.png", 2, "lies in a folder that does not exist"),
-    ("train --data=digits --preview=gs://b/p.png", 2, "It is a local path. Received: gs://b"),
     ("train --data=digits --workdir={photo}", 2, "photo.jpg: it is a file; give a folder"),
     ("finetune --data=digits --workdir={photo}", 2, "photo.jpg: it is a file; give a folder"),
     ("evaluate --data=digits --report_dir={photo}", 2, "it is a file; give a folder"),

@@ -9,7 +9,7 @@ USAGE = "--model=... --weights=... --output=..."
 
 def define(values):
     flags.model_and_weights(values)
-    flags.path(values, "output", "File *.weights.h5 to write.")
+    flags.path(values, "output", "File *.weights.h5 to write.", written=True)
     flags.string(values, "tag", "converted", "Tag of the table's row.")
     flags.string(values, "licence", "Apache-2.0", "Licence of the weights.")
     flags.number(values, "top1", "Published accuracy in per cent.", 0, 100)

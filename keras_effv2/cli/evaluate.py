@@ -27,6 +27,7 @@ def define(values):
 def run(values, _):
     flags.check_model(values)
     flags.require(values, "data")
+    flags.check_data(values)
 
     from keras_effv2.evaluation import evaluate
 

@@ -1,7 +1,6 @@
 """Write a model for TF Hub, TFLite or ONNX."""
 
-import os
-
+from keras_effv2 import files
 from keras_effv2.cli import flags, predict
 
 USAGE = "--model_file=... --output=... [FLAGS]"
@@ -21,7 +20,7 @@ def define(values):
     flags.model_and_weights(values)
     flags.class_names(values)
     flags.choice(values, "format", "hub", ["hub", *_LEAN], "What to write.")
-    flags.path(values, "output", "Where to write it.")
+    flags.path(values, "output", "Where to write it.", written=True)
     kinds = ["classification", "feature_vector"]
     flags.choice(values, "kind", "classification", kinds, "Of a hub export.")
     meaning = "Merge batch normalisation into convolutions."
@@ -39,6 +38,9 @@ def run(values, _):
                 f"--{flag} goes with --format={' or '.join(formats)}; received "
                 f"--format={values.format}"
             )
+    if values.images and not files.place(values.images, "--images").is_dir():
+        raise flags.UsageError(f"--images={values.images} is no folder")
+    files.check_free(files.place(values.output, "The place of an export"))
     (_hub if values.format == "hub" else _lean)(values)
 
 
@@ -52,8 +54,6 @@ def _hub(values):
 
 
 def _lean(values):
-    if values.images and not os.path.isdir(values.images):
-        raise flags.UsageError(f"--images={values.images} is no folder")
     flags.check_model(values)
 
     from keras_effv2 import exporting

@@ -45,6 +45,7 @@ def run(values, _):
 
     if values.weights not in ("default", "none"):
         check_weights(values.model, values.weights)
+    flags.check_data(values)
 
     from keras_effv2 import finetuning, training
 

@@ -1,14 +1,14 @@
 """What commands share: a line for every flag, exit codes, and how they fail and print."""
 
+import contextlib
 import difflib
 import json
 import math
-import os
 import sys
 
 from absl import flags
 
-from keras_effv2 import files, variants
+from keras_effv2 import files, stores, variants
 
 DONE, FAILED, USAGE = 0, 1, 2
 DATA = (
@@ -74,14 +74,23 @@ def number(values, name, meaning, low, high):
     flags.DEFINE(_Number(low, high), name, None, meaning, flag_values=values)
 
 
-def path(values, name, meaning, local=False, default=None):
-    """`~` and `$NAME` are replaced; `local`: the address of a bucket is refused."""
-    flags.DEFINE(_Path(local), name, default, meaning, flag_values=values)
+def path(values, name, meaning, local=False, default=None, written=False):
+    """`~` and `$NAME` are replaced.
+
+    Args:
+        values: Flags.
+        name: Of the flag.
+        meaning: Its help.
+        local: Whether the address of a store is refused.
+        default: What it is when it is not given.
+        written: Whether it is written to, so that a store has to be one that TensorFlow knows.
+    """
+    flags.DEFINE(_Path(local, written), name, default, meaning, flag_values=values)
 
 
 def folder(values, name, meaning, local=False):
-    """A folder, which need not exist; `local`: the address of a bucket is refused."""
-    flags.DEFINE(_Folder(local), name, None, meaning, flag_values=values)
+    """A folder to write to, which need not exist; `local`: the address of a store is refused."""
+    flags.DEFINE(_Folder(local, True), name, None, meaning, flag_values=values)
 
 
 def names(values, name, default, meaning):
@@ -98,21 +107,24 @@ class _Number(flags.FloatParser):
 
 
 class _Path(flags.ArgumentParser):
-    def __init__(self, local):
-        self.local = local
+    def __init__(self, local, written):
+        self.local, self.written = local, written
 
     def parse(self, argument):
         if not argument.strip():
             raise ValueError("a path is missing")
         if self.local:
             files.local(argument, "It")
+        elif self.written:
+            files.place(argument, "It")
         return files.expand(argument)
 
 
 class _Folder(_Path):
     def parse(self, argument):
         found = super().parse(argument)
-        if os.path.exists(found) and not os.path.isdir(found):
+        place = files.place(found, "It")
+        if not stores.is_address(found) and place.exists() and not place.is_dir():
             raise ValueError("it is a file; give a folder")
         return found
 
@@ -216,6 +228,22 @@ def check_model(values, fresh=False):
         )
 
 
+def check_data(values):
+    """Raises what can be said of --data before anything is fetched or read."""
+    from keras_effv2.data.load import check
+
+    check(values.data)
+
+
+def check_file(values, name):
+    """Raises `UsageError` where a flag's file cannot be written: before the work, not after it."""
+    path = files.place(values[name].value, f"--{name}")
+    if path.is_dir():
+        raise UsageError(f"--{name}={path} is a folder; give a file")
+    if not stores.is_address(str(path)) and not path.parent.is_dir():
+        raise UsageError(f"--{name}={path} lies in a folder that does not exist")
+
+
 def load_model(values, *, exports=False, **arguments):
     """The model that --model_file, or --model and --weights, name.
 
@@ -252,11 +280,10 @@ def _named(model, text):
     """The model with the names of classes that a file holds, or that are given with commas."""
     from keras_effv2 import graph, layers
 
-    if os.path.isfile(files.expand(text)):
-        with open(files.expand(text), encoding="utf-8") as file:
-            names = file.read().splitlines()
-    else:
-        names = text.split(",")
+    names = text.split(",")
+    path = files.place(text, "--class_names")
+    with contextlib.suppress(OSError):  # many names are too long for that of a file
+        names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else names
     if not graph.are_its_classes(model, names):
         count = model.outputs[0].shape[-1]
         raise UsageError(

@@ -39,6 +39,7 @@ def run(values, _):
     recipe = None  # 20 epochs
     if values["recipe"].present or values.recipe_field:
         recipe = settings.recipe(values.recipe, values.recipe_field, "CoAtNet0")
+    flags.check_data(values)
 
     from keras_effv2 import searching
     from keras_effv2.searching import layouts_report

@@ -11,7 +11,6 @@ import glob
 import io
 import itertools
 import os
-import shutil
 import sys
 from concurrent import futures
 
@@ -31,11 +30,11 @@ def define(values):
     flags.output_format(values)
     flags.integer(values, "top", 5, "How many classes to name.", 1)
     meaning = "File for a table: a row a picture, with what is said, its classes and their scores."
-    flags.path(values, "csv", meaning)
+    flags.path(values, "csv", meaning, written=True)
     meaning = (
         "Folder to copy the pictures into, one folder a class and unknown; nothing is replaced."
     )
-    flags.folder(values, "sort_into", meaning, local=True)
+    flags.folder(values, "sort_into", meaning)
     flags.image_size(values)
     flags.batch_size(values, 16, "Pictures at a time.")
 
@@ -48,6 +47,8 @@ def run(values, positional):
         for file in found:
             print(f"effv2 predict: {file}: {os.strerror(errno.ENOENT)}.", file=sys.stderr)
         return flags.FAILED
+    if values.csv:
+        flags.check_file(values, "csv")
     flags.check_model(values)
     model = flags.load_model(
         values, exports=True, classifier_activation=None
@@ -62,7 +63,7 @@ def run(values, positional):
     if values.csv:
         files.write_whole(files.place(values.csv, "The table"), _table(results))
     if values.sort_into:
-        _sort(results, values.sort_into)
+        _sort(results, files.place(values.sort_into, "The folder to sort into"))
     flags.show(values, results, "\n".join(lines))
     failed = len(found) - len(results)
     if failed:
@@ -108,16 +109,17 @@ def _sort(results, folder):
     for result in results:
         for said in result["said"] or [UNKNOWN]:
             name = said.replace("/", "_").replace("\\", "_")
-            target = os.path.join(folder, "_" if name in ("", ".", "..") else name)
-            os.makedirs(target, exist_ok=True)
-            shutil.copy2(result["file"], _free(target, os.path.basename(result["file"])))
+            target = folder / ("_" if name in ("", ".", "..") else name)
+            target.mkdir(parents=True, exist_ok=True)
+            picture = files.place(result["file"], "A picture")
+            files.copy(picture, _free(target, picture))
 
 
-def _free(folder, name):
-    """A path in a folder at which there is nothing yet."""
-    stem, extension = os.path.splitext(name)
-    names = itertools.chain([name], (f"{stem}-{i}{extension}" for i in itertools.count(2)))
-    return next(p for p in (os.path.join(folder, n) for n in names) if not os.path.exists(p))
+def _free(folder, path):
+    """A path in a folder, called as the given one, at which there is nothing yet."""
+    names = (f"{path.stem}-{i}{path.suffix}" for i in itertools.count(2))
+    names = itertools.chain([path.name], names)
+    return next(free for free in (folder / name for name in names) if not free.exists())
 
 
 def readable(model, pictures, image_size=None, ahead=32):

@@ -14,7 +14,7 @@ def define(values):
     flags.output_format(values)
     flags.integer(values, "step", None, "How far to scale, 0 to 8.", 0, 8)
     flags.integer(values, "from_step", 0, "The step that the model has already.", 0, 8)
-    flags.path(values, "output", "File NAME.json to write the scaled rows to.")
+    flags.path(values, "output", "File NAME.json to write the scaled rows to.", written=True)
     flags.boolean(
         values, "explain", False, "Tell how it came to them, and what published rows have beside."
     )

@@ -52,6 +52,7 @@ def run(values, _):
     recipe = settings.recipe(values.recipe, values.recipe_field, "EfficientNetV2B0")
     if not values["recipe"].present and values.space == "tiny" and not values.recipe_field:
         recipe = None  # three epochs
+    flags.check_data(values)
 
     from keras_effv2 import searching
 

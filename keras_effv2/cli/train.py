@@ -1,7 +1,5 @@
 """Train from scratch by a recipe; resumes."""
 
-import os
-
 from keras_effv2 import variants
 from keras_effv2.cli import flags, settings
 from keras_effv2.phases import Phase
@@ -24,7 +22,7 @@ def define(values):
         False,
         "Recompute activations in the backward pass: less memory, more time.",
     )
-    flags.path(values, "preview", "Only write a PNG of augmented pictures per phase.", local=True)
+    flags.path(values, "preview", "Only write a PNG of augmented pictures per phase.", written=True)
 
 
 more_help = settings.describe
@@ -35,9 +33,11 @@ def run(values, _):
     recipe = settings.chosen(values)
     flags.require(values, "data")
     if values.preview:
-        _check_preview(values.preview)
+        flags.check_file(values, "preview")
+        flags.check_data(values)
         return _preview(values, recipe)
     flags.check_model(values, fresh=True)
+    flags.check_data(values)
 
     from keras_effv2 import training
     from keras_effv2.evaluation import evaluate
@@ -63,13 +63,6 @@ def run(values, _):
     )
     if training.is_chief(strategy):
         finish(values, result, evaluate(result.model, data, values.workdir), data)
-
-
-def _check_preview(path):
-    if os.path.isdir(path):
-        raise flags.UsageError(f"--preview={path} is a folder; give a file *.png")
-    if not os.path.isdir(os.path.dirname(path) or "."):
-        raise flags.UsageError(f"--preview={path} lies in a folder that does not exist")
 
 
 def _preview(values, recipe):

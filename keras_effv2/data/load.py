@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import files, needs
+from keras_effv2 import files, needs, stores
 from keras_effv2.arguments import check_number
 from keras_effv2.data import elsewhere, frames
 from keras_effv2.data.cars import load_cars
@@ -22,6 +22,7 @@ if typing.TYPE_CHECKING:
     import pandas
 
 _SHARDS = ("tfrecord", "webdataset")
+_PATHS = ("folder", "cars", "csv", *_SHARDS)  # what is followed by a path
 UNEQUAL = 10  # a class of so many times the pictures of another hides how the other fares
 
 
@@ -127,11 +128,34 @@ def _load(spec, validation, seed, strict):
         if not is_text(rest):
             raise ValueError(f"{os.fsencode(rest)!r} is a name that is not UTF-8. Rename it.")
         return load_folder(rest, validation, seed, strict)
-    raise ValueError(
+    raise _unknown(spec)
+
+
+def _unknown(spec):
+    return ValueError(
         f"No data set {str(spec)!r}: give 'digits', 'folder:PATH' (an existing folder with one "
         "sub-folder a class), 'csv:FILE', 'tfds:NAME', 'keras:cifar10', 'hf:NAME', "
         "'kaggle:OWNER/NAME', 'tfrecord:PATH', 'webdataset:PATH' or 'cars:PATH'."
     )
+
+
+def check(spec):
+    """Refuses a description of no data set, or of a path at which there is nothing; reads nothing.
+
+    Args:
+        spec: As `load`'s, a string.
+
+    Raises:
+        ValueError: If the description is unknown.
+        FileNotFoundError: If there is no such folder or table.
+    """
+    kind, rest = _parse(spec)
+    if not kind:
+        raise _unknown(spec)
+    path = rest.partition("?")[0] if kind in ("csv", *_SHARDS) else rest
+    if kind in _PATHS and is_text(path) and not files.exists(path):
+        what = "table" if kind == "csv" else "folder"
+        raise FileNotFoundError(f"There is no {what} {path}. Check the path.")
 
 
 def resolved(spec: str | os.PathLike) -> str:
@@ -146,7 +170,7 @@ def resolved(spec: str | os.PathLike) -> str:
     True
     """
     kind, rest = _parse(spec)
-    if kind in ("folder", "cars", "csv", *_SHARDS) and "://" not in rest:
+    if kind in _PATHS and not stores.is_address(rest):
         rest = os.path.realpath(rest)
     return f"{kind}:{rest}" if rest else str(spec)
 
@@ -157,11 +181,16 @@ def _parse(spec):
     if str(spec) == "digits":
         return "digits", ""
     if kind in ("tfds", "keras", "hf", "kaggle") and rest:
+        if stores.is_address(rest):
+            raise ValueError(
+                f"{kind}:NAME is the name of a set, no address. Received: {spec}. What lies in a store "
+                "is folder:ADDRESS, csv:ADDRESS, tfrecord:ADDRESS or webdataset:ADDRESS."
+            )
         return kind, rest
     if kind in ("csv", *_SHARDS) and rest:
         path, question, query = rest.partition("?")
         path = files.expand(path)
-        path = path if "://" in path else os.path.normpath(path)
+        path = path if stores.is_address(path) else os.path.normpath(path)
         return kind, path + question + query
     if kind in ("folder", "cars") and rest:
         path = files.expand(rest)
@@ -169,7 +198,7 @@ def _parse(spec):
         kind, path = "folder", files.expand(str(spec))
         if not tf.io.gfile.isdir(path):
             return "", ""
-    return kind, path if "://" in path else os.path.normpath(path)
+    return kind, path if stores.is_address(path) else os.path.normpath(path)
 
 
 def _load_digits(validation, seed):

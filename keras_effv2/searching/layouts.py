@@ -86,9 +86,9 @@ def layouts(
         study = kev.layouts(kev.data.load("folder:photos"), "runs/layouts", seeds=1)
         print(study.generalisation["CCCC", "CTTT"])
     """
+    folder = files.local(workdir, "The workdir")
     recipe = _plain(recipe or recipes.rescale(recipes.get("search"), {"epochs": 20}), image_size)
     _check(data, image_size, fractions, seeds, names)
-    folder = files.local(workdir, "The workdir")
     own = dataclasses.replace(find(base), image_size=image_size)
     rows = {name: layout(name, own) for name in names}
     folder.mkdir(parents=True, exist_ok=True)

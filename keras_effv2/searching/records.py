@@ -5,7 +5,6 @@ import importlib.metadata
 import io
 import json
 import pathlib
-import shutil
 
 from absl import logging
 
@@ -114,7 +113,7 @@ def clean(folder, keep_models):
         if path.name in kept or path.name.startswith("."):
             continue
         if path.is_dir():
-            shutil.rmtree(path)
+            files.remove_tree(path)
         else:
             path.unlink()
 

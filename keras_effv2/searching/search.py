@@ -125,6 +125,7 @@ def search(
         result = kev.search(data, "runs/search", space="small", trials=50)
         model = kev.efficientnet_v2.build(result.best, classes=len(data.class_names))
     """
+    folder = files.local(workdir, "The workdir")
     chosen = spaces.find(space)
     if recipe is None:
         recipe = recipes.get("search")
@@ -133,7 +134,7 @@ def search(
     check(data, chosen, trials, sampler, recipe, workers, pruner, budget, confirm, step_time)
     plan = Plan(
         data=bare(data),
-        workdir=files.local(workdir, "The workdir"),
+        workdir=folder,
         space=chosen,
         trials=trials,
         recipe=recipe,

@@ -274,10 +274,16 @@ def convert(model, path, *, tag, source, licence="Apache-2.0", top1=None):
         A dictionary: model, tag, file, bytes, sha256, source, licence, pixels, classes, top1.
 
     Raises:
-        ValueError: If `path` does not end in `.weights.h5`.
+        ValueError: If `path` does not end in `.weights.h5`, or the model is none of this package.
     """
     from keras_effv2.layers import find_pixels  # Keras is not needed to read the table
 
+    pixels = find_pixels(model)
+    if pixels is None:
+        raise ValueError(
+            f"{model.name} does not say what pixels it takes, as models of this package do: its own "
+            "save_weights writes it."
+        )
     path = place(path, "A weights file")
     if not path.name.endswith(".weights.h5"):
         raise ValueError(f"Weights are written to a file *.weights.h5. Received: {path}.")
@@ -292,7 +298,7 @@ def convert(model, path, *, tag, source, licence="Apache-2.0", top1=None):
         "sha256": digest(path),
         "source": source,
         "licence": licence,
-        "pixels": find_pixels(model).pixels,
+        "pixels": pixels.pixels,
         "classes": model.output_shape[-1],
         "top1": top1,
     }
