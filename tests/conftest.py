@@ -148,6 +148,26 @@ def mirrored(replicas):
 
 
 @pytest.fixture
+def stores_without_rename(monkeypatch):
+    """In stores nothing can be moved or copied, as in some buckets: both always raise."""
+    from tensorflow.python.lib.io import _pywrap_file_io as calls
+
+    def refusing(call):
+        def refuse(source, target, *rest):
+            if b"ram://" in source + target:
+                raise tf.errors.UnimplementedError(None, None, "this store has no rename")
+            return call(source, target, *rest)
+
+        return refuse
+
+    for name in ("RenameFile", "CopyFile"):
+        monkeypatch.setattr(calls, name, refusing(getattr(calls, name)))
+    for move in (tf.io.gfile.rename, tf.io.gfile.copy):
+        with pytest.raises(tf.errors.UnimplementedError):
+            move("ram://a", "ram://b")
+
+
+@pytest.fixture
 def quiet_train(tmp_path):
     """`train` without a progress bar, by default in a fresh workdir."""
 

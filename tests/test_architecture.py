@@ -167,6 +167,77 @@ def test_stores_are_reached_through_one_page():
     assert {room(name) for name in asking - {"stores"}} <= set(ASKING)
 
 
+# who opens, makes, moves or removes what lies on a disk, beside `files` and `stores`
+OPENING = {
+    "cli.app": "the null device, after the reader of a pipe has gone",
+    "data.cars": "unpacks Stanford Cars beside its archive, local by a check of its own",
+    "data.elsewhere": "the cache of `datasets`",
+    "data.walking": "lists folders, local ones apart, by threads",
+    "doctor": "how full the disk of our own cache is",
+    "exporting.publishing": "what is sent, in a temporary folder, out of a copy of the run",
+    "hub": "a SavedModel that is here, as it is or copied out of a store",
+    "model_files.runtimes": "an export that is here, as it is or copied out of a store",
+    "processor": "a file of the system's",
+    "quiet": "the terminal",
+    "searching.processes": "appends to the logs of a search, whose workdir is local by a check",
+    "timing": "a file of the system's",
+    "training.checkpoints": "the temporary file that `files.replacing` gives",
+    "weights.download": "our own cache",
+    "weights.readers": "checkpoints that are here, as they are or copied out of a store",
+    "weights.timm": "the same",
+}
+SYSTEM = {"listdir", "makedirs", "mkdir", "open", "remove", "removedirs", "rename", "renames"}
+SYSTEM |= {"replace", "rmdir", "scandir", "stat", "unlink", "walk", "link", "symlink", "truncate"}
+
+
+def openings(path):
+    """Lines that call Python's functions for files by themselves."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            owner, _, name = called.rpartition(".")
+            if called == "open" or owner == "shutil" or owner == "os" and name in SYSTEM:
+                yield node.lineno
+
+
+# who makes a local path out of a text; others are given one, or ask `files.place`
+MAKING = {
+    "cli.benchmark": "the checkout that the package lies in",
+    "exporting.publishing": "a temporary folder",
+    "hub": "a SavedModel that is here",
+    "quiet": "the package's own folder",
+    "searching.engine": "of a search, whose workdir is local by a check",
+    "searching.pruning": "the same",
+    "searching.records": "the same",
+    "searching.runner": "the same",
+    "searching.trial": "the same",
+    "weights.download": "our own cache",
+    "weights.handles": "caches of others",
+    "weights.hugging_face": "caches of others",
+    "weights.readers": "checkpoints that are here",
+}
+
+
+def test_users_paths_are_opened_through_one_page():
+    """What `files` gives writes whole files and knows stores; nothing goes past it."""
+    elsewhere = [(name, path) for name, path in modules() if name not in ("files", "stores")]
+    assert {name for name, path in elsewhere if list(openings(path))} == set(OPENING)
+    making = {name for name, path in elsewhere if "pathlib.Path(" in path.read_text("utf-8")}
+    assert making == set(MAKING)
+    for name, path in elsewhere:
+        classes = {found for found in imports(path) if found.startswith(("pathlib.", "os.path."))}
+        assert not classes and not {"glob.glob", "shutil.rmtree"} & set(imports(path)), name
+        assert not any(found.startswith(("os.", "shutil.")) for found in imports(path)), name
+
+
+def test_openings_are_found(tmp_path):
+    page = tmp_path / "page.py"
+    page.write_text(
+        "open(a)\nfiles.open_regular(a)\nos.replace(a, b)\nshutil.rmtree(a)\nx.open()\n"
+    )
+    assert list(openings(page)) == [1, 3, 4]
+
+
 def test_import_is_light():
     """Nothing comes that most users do not need; no name is left without its module."""
     code = (

@@ -20,6 +20,8 @@ from keras_effv2.training import checkpoints
 from keras_effv2.training.unseen import learnt_from
 from keras_effv2.weights import loading
 
+pytestmark = pytest.mark.usefixtures("stores_without_rename")
+
 
 @pytest.fixture(params=["local", "store"])
 def folder(request, tmp_path):
@@ -242,6 +244,43 @@ def there(here):
     store = stores.Stored(f"ram://{here}")
     store.send(here)
     return store
+
+
+def tree(path):
+    """Path below -> content of all files."""
+    if not path.is_dir():
+        return {"": path.read_bytes()}
+    return {f"{p.name}/{key}": found for p in path.iterdir() for key, found in tree(p).items()}
+
+
+@pytest.mark.parametrize("name", ["saved", "tflite/m.tflite"])
+@pytest.mark.parametrize("error", [tf.errors.UnavailableError(None, None, "gone"), None, Killed])
+def test_an_export_that_a_store_breaks_off(name, error, here, tmp_path, monkeypatch):
+    """At every write: nothing looks whole, and the same export is made again."""
+
+    def export(place):
+        with files.in_place(place) as made:
+            shutil.copytree(here / name, made) if (here / name).is_dir() else shutil.copyfile(
+                here / name, made
+            )
+
+    writes = len(tree(here / name))
+    for count in range(1, writes + 1):
+        place, store = stores.Stored(f"ram://{tmp_path}/{count}/{name}"), Breaking(count, error)
+        with monkeypatch.context() as patch:
+            patch.setattr(stores, "_gfile", lambda: store)  # noqa: B023
+            with pytest.raises(Killed if error is Killed else OSError):
+                export(place)
+        if error is Killed:
+            assert tree(place) != tree(here / name)
+            assert (place / "saved_model.pb").exists() == (name == "saved" and count == writes)
+            with pytest.raises(FileExistsError, match="exists. Remove it, or choose another path"):
+                export(place)
+            files.remove_tree(place) if place.is_dir() else place.unlink()
+        assert not place.exists()
+        export(place)
+        assert tree(place) == tree(here / name)
+    assert store.writes == writes
 
 
 @pytest.mark.parametrize("name", ["", "model.keras", "tflite", "tflite/m.tflite", "saved"])

@@ -36,6 +36,7 @@ from keras_effv2.cli import app
 from keras_effv2.cli.flags import _Path
 from keras_effv2.phases import Phase
 
+pytestmark = pytest.mark.usefixtures("stores_without_rename")
 WORKS = None
 
 
