@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from keras_effv2 import data, photos
 from keras_effv2.data import damage
+from keras_effv2.data.inspection import Inspection
 
 
 def damaged(tmp_path):
@@ -74,6 +75,21 @@ def test_a_file_that_vanishes_is_damage_too(tmp_path, monkeypatch):
     batches = train.train_batches(image_size=8, batch_size=4)
     assert [len(images) for images, _ in batches] == [4, 4, 4]
     assert train.skipped == (train.pictures[3],)
+
+
+def test_what_was_whole_and_vanished_is_damaged():
+    contents = [encoded(noise(i), "PNG") for i in range(3)]
+    inspection = Inspection(3, "picture {}".format)
+
+    def first(position):
+        return inspection.first_whole(np.arange(3), position, lambda i: (i, contents[i]))
+
+    assert (first(0), first(2)) == (0, 2)
+    contents[2] = None
+    assert first(2) == 0 and inspection.damaged_of([0, 2]) == ("picture 2",)
+    contents[0] = contents[1] = b""
+    with pytest.raises(ValueError, match="3 pictures in a row are damaged, the last is picture 0"):
+        first(1)
 
 
 def test_strict_reads_very_many_pictures_too(tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ class Inspection:
         following = order[(position + np.arange(min(_IN_A_ROW, len(order)))) % len(order)]
         for number in map(int, following):
             found, content = read(number)
-            if self.whole[number]:
+            if content and self.whole[number]:
                 return found
             if is_usable(content):
                 self.whole[number] = True
