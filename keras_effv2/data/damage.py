@@ -54,9 +54,6 @@ def _each(function, files, threads):
         yield from zip(part, threads.map(function, part), strict=True)
 
 
-opened = open_regular  # a file to read bytes of, local or in a store
-
-
 def read(path):
     """The content of a file."""
     with open_regular(path) as file:

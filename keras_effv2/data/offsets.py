@@ -12,8 +12,7 @@ import tqdm
 from absl import logging
 
 from keras_effv2 import weights
-from keras_effv2.data.damage import opened
-from keras_effv2.files import replacing
+from keras_effv2.files import open_regular, replacing
 
 _PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "ppm", "tif", "tiff")
 _CLASSES = ("cls", "json")
@@ -50,7 +49,7 @@ def find(files, kind):
         return _places(np.load(kept))
     parts = [np.zeros((0, len(Places._fields)), "int64")]
     for number, path in enumerate(tqdm.tqdm(files, "finding pictures", delay=5, disable=None)):
-        with opened(path) as file:
+        with open_regular(path) as file:
             rows = [(number, *place) for place in _SCANS[kind](path, file)]
         parts.append(np.array(rows, "int64").reshape(-1, len(Places._fields)))
     table = np.concatenate(parts)

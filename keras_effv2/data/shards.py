@@ -11,6 +11,7 @@ from keras_effv2.data.folder import SPLITS
 from keras_effv2.data.frames import settings_of
 from keras_effv2.data.records import Records, splits_of
 from keras_effv2.data.split import Data
+from keras_effv2.files import open_regular
 
 _NAMES = {"tfrecord": r"-\d{5}-of-\d{5}$|\.tfrecords?$", "webdataset": r"\.tar$"}
 _IMAGES = ("image", "image/encoded", "image_raw", "jpg")
@@ -139,7 +140,7 @@ class Ranges:
         return [self._read(self.order[i]) for i in indices]
 
     def _read(self, place):
-        with damage.opened(self.files[self.places.file[place]]) as file:
+        with open_regular(self.files[self.places.file[place]]) as file:
             file.seek(int(self.places.start[place]))
             return file.read(int(self.places.length[place]))
 
