@@ -9,16 +9,15 @@ everything by one cycle of AdamW with rates that grow from the first layers to t
 
 import argparse
 import math
-import re
 import statistics
 import tempfile
 import time
 
 import timm  # before TensorFlow, which crashes otherwise
 import torch
+from peers import LEAVES, our_layer
 
 import keras_effv2 as kev
-from keras_effv2.models import application
 from keras_effv2.variants import find
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -29,28 +28,6 @@ parser.add_argument("--epochs", type=int, default=4, help="of ours")
 parser.add_argument("--seeds", default="0,1,2")
 parser.add_argument("--norm", default="frozen", choices=["trained", "lagging", "frozen"])
 RATE, SPREAD, WARM, BATCH = 2e-3, 100, 0.3, 32  # fastai's defaults; its batch is 64
-
-MBCONV = {
-    **{"conv_pw": "expand_conv", "bn1": "expand_bn", "conv_dw": "dwconv2", "bn2": "bn"},
-    **{"se.conv_reduce": "se_reduce", "se.conv_expand": "se_expand"},
-    **{"conv_pwl": "project_conv", "bn3": "project_bn"},
-}
-FUSED = {"conv_exp": "expand_conv", "bn1": "expand_bn", "conv_pwl": "project_conv"}
-FUSED |= {"bn2": "project_bn"}
-SINGLE = {"conv": "project_conv", "bn1": "project_bn"}
-ENDS = {"conv_stem": "stem_conv", "bn1": "stem_bn", "conv_head": "top_conv", "bn2": "top_bn"}
-LEAVES = ("weight", "bias", "running_mean", "running_var")
-
-
-def our_layer(key, row):
-    """Name of our layer for a layer of timm's."""
-    match = re.match(r"blocks\.(\d+)\.(\d+)\.(.*)", key)
-    if not match:
-        return ENDS[key]
-    stage, letter = row.stages[int(match[1])], application.block_letters(int(match[2]))
-    names = MBCONV if stage.block == "mbconv" else FUSED
-    names = SINGLE if stage.block == "fused" and stage.expansion == 1 else names
-    return f"block{int(match[1]) + 1}{letter}_{names[match[3]]}"
 
 
 def network(weights, classes):

@@ -11,6 +11,7 @@ import collections
 import glob
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,32 @@ TIMM = {
     "CoAtNetNanoRW2": "coatnet_rmlp_nano_rw_224",
     "CoAtNeXtNanoRW": "coatnext_nano_rw_224",
 }
+
+# layers of timm's EfficientNetV2 within a block, and outside of blocks, under our names
+_MBCONV = {
+    **{"conv_pw": "expand_conv", "bn1": "expand_bn", "conv_dw": "dwconv2", "bn2": "bn"},
+    **{"se.conv_reduce": "se_reduce", "se.conv_expand": "se_expand"},
+    **{"conv_pwl": "project_conv", "bn3": "project_bn"},
+}
+_FUSED = {"conv_exp": "expand_conv", "bn1": "expand_bn", "conv_pwl": "project_conv"}
+_FUSED["bn2"] = "project_bn"
+_SINGLE = {"conv": "project_conv", "bn1": "project_bn"}
+_ENDS = {"conv_stem": "stem_conv", "bn1": "stem_bn", "conv_head": "top_conv", "bn2": "top_bn"}
+_ENDS["classifier"] = "predictions"
+LEAVES = ("weight", "bias", "running_mean", "running_var")  # in the order of our layers' weights
+
+
+def our_layer(name, row):
+    """Name of our layer for one of timm's EfficientNetV2, of the network with this row."""
+    from keras_effv2.models import application
+
+    match = re.match(r"blocks\.(\d+)\.(\d+)\.(.*)", name)
+    if not match:
+        return _ENDS[name]
+    stage, letter = row.stages[int(match[1])], application.block_letters(int(match[2]))
+    names = _MBCONV if stage.block == "mbconv" else _FUSED
+    names = _SINGLE if stage.block == "fused" and stage.expansion == 1 else names
+    return f"block{int(match[1]) + 1}{letter}_{names[match[3]]}"
 
 
 # ------------------------------------------------------------------------------------ the sides

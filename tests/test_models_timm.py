@@ -1,12 +1,12 @@
 """Networks of full size against timm's own, where PyTorch and timm are installed."""
 
 import dataclasses
-import re
 
 import keras
 import numpy as np
 import pytest
 import timm_golden
+from test_benchmark import peers
 from timm_golden import CASES
 
 import keras_effv2 as kev
@@ -66,35 +66,16 @@ def test_the_papers_coatnet():
     assert trainable == kev.model_info("CoAtNet0")["trainable_parameters"]
 
 
-FUSED = {"conv_exp": "expand_conv", "bn1": "expand_bn", "conv_pwl": "project_conv"}
-FUSED["bn2"] = "project_bn"
-MBCONV = {"conv_pw": "expand_conv", "bn1": "expand_bn", "conv_dw": "dwconv2", "bn2": "bn"}
-MBCONV |= {"se.conv_reduce": "se_reduce", "se.conv_expand": "se_expand"}
-MBCONV |= {"conv_pwl": "project_conv", "bn3": "project_bn"}
-ENDS = {"conv_stem": "stem_conv", "bn1": "stem_bn", "conv_head": "top_conv", "bn2": "top_bn"}
-ENDS["classifier"] = "predictions"
-LEAVES = ["weight", "bias", "running_mean", "running_var"]
-
-
 def of_efficientnet(state, row):
     """timm's tensors of an EfficientNetV2 under our names."""
-    tensors = {}
+    tensors, names = {}, peers()
     for key, array in state.items():
         layer, _, leaf = key.rpartition(".")
-        match = re.match(r"blocks\.(\d+)\.(\d+)\.(.*)", layer)
-        if match:
-            stage = row.stages[int(match[1])]
-            single = {"conv": "project_conv", "bn1": "project_bn"}
-            names = MBCONV if stage.block == "mbconv" else FUSED
-            names = single if stage.block == "fused" and stage.expansion == 1 else names
-            letter = application.block_letters(int(match[2]))
-            layer = f"block{int(match[1]) + 1}{letter}_{names[match[3]]}"
-        else:
-            layer = ENDS[layer]
+        layer = names.our_layer(layer, row)
         if array.ndim == 4:
             array = array.transpose((2, 3, 0, 1) if "dwconv" in layer else (2, 3, 1, 0))
         array = array.T if array.ndim == 2 else array
-        tensors[f"{layer}/{LEAVES.index(leaf)}"] = array
+        tensors[f"{layer}/{names.LEAVES.index(leaf)}"] = array
     return tensors
 
 
