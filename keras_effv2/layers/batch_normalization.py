@@ -67,7 +67,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         """Both moments by one pass over a map, over the global batch; Keras' JAX makes three."""
         x = ops.cast(inputs, "float32")
         axes = [axis for axis in range(len(x.shape)) if axis != self.axis % len(x.shape)]
-        total, squares, count = ops.sum(x, axes), ops.sum(ops.square(x), axes), _numbers(x, axes)
+        total, squares = ops.sum(x, axes), ops.sum(ops.square(x), axes)
+        count = ops.cast(ops.size(x) // ops.shape(x)[self.axis], "float32")
         if replicas() > 1:
             total, squares, count = _over_replicas(total, squares, count)
         mean = total / count
@@ -91,12 +92,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             batch = ops.cast(ops.stop_gradient(batch), moving.dtype)
             moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
-
-
-def _numbers(x, axes):
-    """How many numbers a moment is taken of, float32."""
-    shape = ops.shape(x)
-    return ops.prod(ops.stack([ops.cast(shape[axis], "float32") for axis in axes]))
 
 
 def _over_replicas(total, squares, count):
