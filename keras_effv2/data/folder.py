@@ -51,18 +51,18 @@ def load_folder(path, validation, seed, strict):
     if found:
         warn_of_duplicates(splits, identify)
     if unknown:
-        rows = np.zeros((len(unknown), len(names)))
-        splits["unknown"] = Split(names, rows, unknown, several=True)
+        rows, hashes = np.zeros((len(unknown), len(names))), list(unknown.values())
+        splits["unknown"] = Split(names, rows, list(unknown), hashes=hashes, several=True)
     return Data(f"folder:{path}", names, **splits)
 
 
 def _unknown(path, strict):
-    """The pictures of a folder `unknown`, which are of none of the classes; damaged ones left out."""
+    """Picture -> hash of a folder `unknown`, of none of the classes; damaged ones left out."""
     if UNKNOWN not in find_folders(path, LeftOut()):
-        return []
+        return {}
     folder = tf.io.gfile.join(path, UNKNOWN)
     found = find_pictures(folder)
-    good = [file for file, known in examine(found, strict).items() if known is not None]
+    good = {file: known for file, known in examine(found, strict).items() if known is not None}
     if strict and len(good) < len(found):
         raise ValueError(
             f"{min(set(found) - set(good))} is damaged. Remove it, or leave out `strict`."
