@@ -3,11 +3,13 @@
     python benchmarks/accelerator.py
     python benchmarks/accelerator.py --small                  # what a CPU can do
     python benchmarks/accelerator.py --small --sides ours     # without torch and timm
+    python benchmarks/accelerator.py --together 4             # where memory allows
 
 Needs jax, torch and timm; not TensorFlow. Each side lives in a process of its own and waits while
 the other is timed. Of each: images a second, seconds until the first step of training and the first
 of inference are done, peak memory, and the part of the chip's matrix peak, which is measured in the
-same run, that the network's multiply-adds make of it.
+same run, that the network's multiply-adds make of it. Networks that compile together slow each
+other's first steps, and hold the chip's memory together.
 """
 
 import argparse
@@ -31,6 +33,7 @@ parser.add_argument("--batch", type=int, default=128)
 parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float32"])
 parser.add_argument("--rounds", type=int, default=7, help="timings of each side")
 parser.add_argument("--steps", type=int, default=10, help="steps in one timing")
+parser.add_argument("--together", type=int, default=1, help="networks that compile together")
 parser.add_argument("--matrix", type=int, default=8192, help="side of the matrices of the peak")
 parser.add_argument("--sides", default="ours,timm", choices=["ours,timm", "ours", "timm"])
 parser.add_argument("--small", action="store_true", help="one small size, few steps, float32")
@@ -158,7 +161,9 @@ def serve(args):
 
 
 class Side:
-    """A process that answers one word by one number."""
+    """A process that answers one word by one number; it begins to compile at once."""
+
+    WORDS = ("train", "infer", "product")
 
     def __init__(self, name, setting, args):
         options = ["--side", name, "--settings", setting, "--precision", args.precision]
@@ -175,6 +180,13 @@ class Side:
                 "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # two sides share the chip
             },
         )
+        self.first = {}  # seconds of the first time, which compiles
+        for word in self.WORDS:
+            self.tell(word)
+
+    def wait(self):
+        """Waits until all has been compiled."""
+        self.first = {word: self.answer() for word in self.WORDS}
 
     def ask(self, word):
         """Asks for one number; stops the benchmark if the side is gone."""
@@ -199,18 +211,12 @@ class Side:
         self.process.wait()
 
 
-def measure(setting, args):
-    """A row for training and one for inference."""
+def measure(setting, sides, args):
+    """A row for training and one for inference, of sides that have compiled."""
     from keras_effv2 import model_info
 
     model, size = setting.split(":")
     macs = model_info(model, int(size))["macs"]
-    sides = [Side(name, setting, args) for name in args.sides.split(",")]
-    words = ("train", "infer", "product")
-    for side in sides:  # which compile at the same time
-        for word in words:
-            side.tell(word)
-    firsts = [{word: side.answer() for word in words} for side in sides]
     product = min(side.ask("product") for side in sides for _ in range(5))
     peak = 2 * args.matrix**3 / product
     rows = []
@@ -229,16 +235,31 @@ def measure(setting, args):
                 "precision": args.precision,
                 "images_per_second": rates,
                 "ratio": rates[0] / rates[-1],
-                "first_seconds": [first[mode] for first in firsts],
+                "first_seconds": [side.first[mode] for side in sides],
                 "part_of_peak": [rate * operations / peak for rate in rates],
                 "peak_flops": peak,
             }
         )
     for row in rows:
         row["memory_bytes"] = [side.ask("memory") for side in sides]
-    for side in sides:
-        side.close()
     return rows
+
+
+def measured(args):
+    """The rows of one network after the other."""
+    settings = args.settings.split(",")
+    for first in range(0, len(settings), args.together):
+        group = {
+            setting: [Side(name, setting, args) for name in args.sides.split(",")]
+            for setting in settings[first : first + args.together]
+        }
+        everyone = [side for sides in group.values() for side in sides]
+        for side in everyone:
+            side.wait()
+        for setting, sides in group.items():
+            yield measure(setting, sides, args)
+        for side in everyone:
+            side.close()
 
 
 def main(args):
@@ -247,8 +268,8 @@ def main(args):
     rows = []
     print(f"| what | model | pixels | images/s: {args.sides} | ratio | of peak | first s | GiB |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for setting in args.settings.split(","):
-        for row in measure(setting, args):
+    for network in measured(args):
+        for row in network:
             rows.append(row)
             rates = ", ".join(f"{rate:,.1f}" for rate in row["images_per_second"])
             parts = ", ".join(f"{part:.0%}" for part in row["part_of_peak"])
