@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import keras
 import numpy as np
@@ -10,7 +11,9 @@ from conftest import tiny_coatnet_row, tiny_efficientnet_row
 
 import keras_effv2 as kev
 from keras_effv2 import models, variants
+from keras_effv2.layers import Pixels
 from keras_effv2.models import efficientnet_v2
+from keras_effv2.models.attention import RelativeAttention
 from keras_effv2.models.efficientnet_v2 import Stage
 
 
@@ -49,6 +52,36 @@ def mixed_row():
         for i, (block, e, k) in enumerate(kinds)
     )
     return [tiny_efficientnet_row(stages=part) for part in (stages[:6], stages[6:])]
+
+
+def numbers_kept(model):
+    """Numbers an image of all maps that a network's convolutions, products and the like read."""
+    reads = (keras.layers.Dense, keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+    reads += (keras.layers.BatchNormalization, keras.layers.LayerNormalization, RelativeAttention)
+    maps, inside = {}, 0
+    for layer in model.layers:
+        (x, *_) = layer._inbound_nodes[0].input_tensors or [None]
+        gelu = isinstance(layer, keras.layers.Activation) and "gelu" in layer.activation.__name__
+        if isinstance(layer, reads) or gelu:
+            if isinstance(x._keras_history.operation, keras.layers.ZeroPadding2D):
+                (x,) = x._keras_history.operation._inbound_nodes[0].input_tensors
+            if isinstance(x._keras_history.operation, Pixels):
+                (x,) = x._keras_history.operation._inbound_nodes[0].input_tensors
+            maps[id(x)] = math.prod(x.shape[1:])
+        if isinstance(layer, RelativeAttention):
+            n = x.shape[1] * x.shape[2]
+            queries_keys_values, weighted = 3 * n * layer.width, n * layer.width
+            inside += queries_keys_values + weighted + 3 * layer.heads * n * n
+    return sum(maps.values()) + inside
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["EfficientNetV2B0", "CoAtNet0", "CoAtNetNanoRW", "CoAtNetNanoRW2", "CoAtNeXtNanoRW"],
+)
+def test_activations_are_the_maps_that_layers_read(name):
+    model = models.builder(name)(weights=None, input_shape=(96, 160, 3))
+    assert kev.model_info(name, (96, 160))["activations"] == numbers_kept(model)
 
 
 @pytest.mark.parametrize("row", mixed_row(), ids=["fused", "mbconv"])

@@ -1,7 +1,9 @@
-"""Counts parameters and multiply-adds of any variant by arithmetic, without building it.
+"""Counts parameters, multiply-adds and activations of any variant, without building it.
 
 Multiply-adds are those of convolutions, matrix products and attention; elementwise work is not
-counted (the paper's and google/automl's own figures include some of it).
+counted (the paper's and google/automl's own figures include some of it). Activations are what a
+compiler that fuses elementwise work keeps for the gradient: the inputs of convolutions, of matrix
+products, of normalisations and of GELU, and what attention weighs.
 """
 
 import dataclasses
@@ -17,28 +19,44 @@ from keras_effv2.variants.files import VARIANTS, find
 
 @dataclasses.dataclass
 class _Tally:
-    """What has been counted so far: trainable and other parameters, and multiply-adds."""
+    """What has been counted so far: trainable and other parameters, multiply-adds, activations."""
 
     trainable: int = 0
     statistics: int = 0
     macs: int = 0
+    activations: int = 0
 
-    def conv(self, source, target, kernel, positions, bias=False):
+    def conv(self, source, target, kernel, positions, bias=False, before=None):
         weights = kernel * kernel * source * target
         self.trainable += weights + target * bias
         self.macs += weights * positions
+        self.activations += source * (before or positions)
 
-    def depthwise(self, channels, kernel, positions):
+    def depthwise(self, channels, kernel, positions, read):
         weights = kernel * kernel * channels
         self.trainable += weights
         self.macs += weights * positions
+        self.activations += read
 
-    def batch_norm(self, channels):
-        self.trainable += 2 * channels
+    def batch_norm(self, channels, positions):
         self.statistics += 2 * channels
+        self.layer_norm(channels, positions)
 
-    def layer_norm(self, channels):
+    def layer_norm(self, channels, positions):
         self.trainable += 2 * channels
+        self.activations += channels * positions
+
+    def gelu(self, channels, positions):
+        self.activations += channels * positions
+
+    def attend(self, width, head_size, h, w):
+        """Queries with keys, and attention with values; a table of biases."""
+        n, heads = h * w, width // head_size
+        self.macs += 2 * n * n * width
+        self.trainable += heads * (2 * h - 1) * (2 * w - 1)
+        self.activations += (
+            3 * width * n + 3 * heads * n * n
+        )  # logits are float32: they count twice
 
     def squeeze_excite(self, channels, width):
         self.conv(channels, width, 1, 1, bias=True)
@@ -60,8 +78,10 @@ def model_info(
 
     Returns:
         A dictionary: `name`, `image_size`, `parameters` (with batch statistics, as
-        `model.count_params()`), `trainable_parameters`, `macs`, `dropout`, `drop_path`, `pixels`
-        and `stages`, a list with one dictionary a stage.
+        `model.count_params()`), `trainable_parameters`, `macs`, `activations`, `dropout`,
+        `drop_path`, `pixels` and `stages`, a list with one dictionary a stage. `activations` are the
+        numbers an image that training keeps for the gradient, in the type of the computation:
+        two bytes each in bfloat16, four in float32.
 
     Raises:
         ValueError: If no model has that name, or the file is no variant's.
@@ -86,6 +106,7 @@ def model_info(
         "parameters": tally.trainable + tally.statistics,
         "trainable_parameters": tally.trainable,
         "macs": tally.macs,
+        "activations": tally.activations,
         "dropout": variant.dropout,
         "drop_path": variant.drop_path,
         "pixels": variant.pixels,
@@ -119,8 +140,8 @@ def _halve(side, stride):
 
 def _efficientnet(tally, variant, height, width, classes):
     h, w = _halve(height, 2), _halve(width, 2)
-    tally.conv(3, variant.stem, 3, h * w)
-    tally.batch_norm(variant.stem)
+    tally.conv(3, variant.stem, 3, h * w, before=height * width)
+    tally.batch_norm(variant.stem, h * w)
     source = variant.stem
     for stage in variant.stages:
         for r in range(stage.repeats):
@@ -129,30 +150,31 @@ def _efficientnet(tally, variant, height, width, classes):
             h, w = _halve(h, stride), _halve(w, stride)
             inner = source * stage.expansion
             if stage.block == "fused" and stage.expansion == 1:
-                tally.conv(source, stage.channels, stage.kernel, h * w)
+                tally.conv(source, stage.channels, stage.kernel, h * w, before=before)
             elif stage.block == "fused":
-                tally.conv(source, inner, stage.kernel, h * w)
-                tally.batch_norm(inner)
+                tally.conv(source, inner, stage.kernel, h * w, before=before)
+                tally.batch_norm(inner, h * w)
                 tally.conv(inner, stage.channels, 1, h * w)
             else:
                 if stage.expansion != 1:
                     tally.conv(source, inner, 1, before)
-                    tally.batch_norm(inner)
-                tally.depthwise(inner, stage.kernel, h * w)
-                tally.batch_norm(inner)
+                    tally.batch_norm(inner, before)
+                tally.depthwise(inner, stage.kernel, h * w, inner * before)
+                tally.batch_norm(inner, h * w)
                 tally.squeeze_excite(inner, max(1, source // 4))
                 tally.conv(inner, stage.channels, 1, h * w)
-            tally.batch_norm(stage.channels)
+            tally.batch_norm(stage.channels, h * w)
             source = stage.channels
     tally.conv(source, variant.top, 1, h * w)
-    tally.batch_norm(variant.top)
+    tally.batch_norm(variant.top, h * w)
     tally.conv(variant.top, classes, 1, 1, bias=True)
 
 
 def _coatnet(tally, variant, height, width, classes):
     h, w = _halve(height, 2), _halve(width, 2)
-    tally.conv(3, variant.stem, 3, h * w, bias=True)
-    tally.batch_norm(variant.stem)
+    tally.conv(3, variant.stem, 3, h * w, bias=True, before=height * width)
+    tally.batch_norm(variant.stem, h * w)
+    tally.gelu(variant.stem, h * w)
     tally.conv(variant.stem, variant.stem, 3, h * w, bias=True)
     source = variant.stem
     for stage in variant.stages:
@@ -165,34 +187,40 @@ def _coatnet(tally, variant, height, width, classes):
             if source != target:
                 tally.conv(source, target, 1, n, bias=True)
             if stage.block == "mbconv":
-                inner = 4 * target
-                tally.batch_norm(source)
-                tally.conv(source, inner, 1, n if variant.stride_at == "expand" else before)
-                tally.batch_norm(inner)
-                tally.depthwise(inner, 3, n)
-                tally.batch_norm(inner)
+                inner, between = 4 * target, n if variant.stride_at == "expand" else before
+                tally.batch_norm(source, before)
+                tally.conv(source, inner, 1, between, before=before)
+                tally.batch_norm(inner, between)
+                tally.gelu(inner, between)
+                tally.depthwise(inner, 3, n, inner * between)
+                tally.batch_norm(inner, n)
+                tally.gelu(inner, n)
                 tally.squeeze_excite(inner, target // 4)
                 tally.conv(inner, target, 1, n, bias=True)
             else:
-                _transformer(tally, source, target, h, w, variant.head_size)
+                _transformer(tally, source, target, h, w, variant.head_size, before)
             source = target
     _hidden_head(tally, source, variant.hidden, classes)
 
 
-def _transformer(tally, source, target, h, w, head_size):
+def _transformer(tally, source, target, h, w, head_size, before):
     n = h * w
-    tally.layer_norm(source)
+    tally.layer_norm(source, before)
     tally.conv(source, 3 * target, 1, n, bias=True)
-    tally.macs += 2 * n * n * target  # queries with keys, attention with values
-    tally.trainable += target // head_size * (2 * h - 1) * (2 * w - 1)
+    tally.attend(target, head_size, h, w)
     tally.conv(target, target, 1, n, bias=True)
-    tally.layer_norm(target)
-    tally.conv(target, 4 * target, 1, n, bias=True)
-    tally.conv(4 * target, target, 1, n, bias=True)
+    tally.layer_norm(target, n)
+    _ffn(tally, target, n)
+
+
+def _ffn(tally, channels, positions):
+    tally.conv(channels, 4 * channels, 1, positions, bias=True)
+    tally.gelu(4 * channels, positions)
+    tally.conv(4 * channels, channels, 1, positions, bias=True)
 
 
 def _hidden_head(tally, source, hidden, classes):
-    tally.layer_norm(source)
+    tally.layer_norm(source, 1)
     tally.conv(source, hidden, 1, 1, bias=True)
     tally.conv(hidden, classes, 1, 1, bias=True)
 
@@ -200,17 +228,20 @@ def _hidden_head(tally, source, hidden, classes):
 def _vit_rel(tally, variant, height, width, classes):
     (stage,) = variant.stages
     h, w = _halve(height, vit_rel.PATCH), _halve(width, vit_rel.PATCH)
-    tally.conv(3, stage.channels, vit_rel.PATCH, h * w, bias=True)
+    tally.conv(3, stage.channels, vit_rel.PATCH, h * w, bias=True, before=height * width)
     for _ in range(stage.repeats):
-        _transformer(tally, stage.channels, stage.channels, h, w, variant.head_size)
+        _transformer(tally, stage.channels, stage.channels, h, w, variant.head_size, h * w)
     _hidden_head(tally, stage.channels, variant.hidden, classes)
 
 
 def _coatnet_rw(tally, variant, height, width, classes):
     h, w = _halve(height, 2), _halve(width, 2)
-    tally.conv(3, variant.stem // 2, 3, h * w)
-    convnext = variant.stages[0].block == "convnext"
-    (tally.layer_norm if convnext else tally.batch_norm)(variant.stem // 2)
+    tally.conv(3, variant.stem // 2, 3, h * w, before=height * width)
+    if variant.stages[0].block == "convnext":
+        tally.layer_norm(variant.stem // 2, h * w)
+        tally.gelu(variant.stem // 2, h * w)
+    else:
+        tally.batch_norm(variant.stem // 2, h * w)
     tally.conv(variant.stem // 2, variant.stem, 3, h * w)
     norm = tally.batch_norm if variant.norm == "batch" else tally.layer_norm
     source = variant.stem
@@ -225,29 +256,27 @@ def _coatnet_rw(tally, variant, height, width, classes):
             if source != target:
                 tally.conv(source, target, 1, n, bias=bias)
             if stage.block == "mbconv":
-                inner = 4 * source
-                tally.batch_norm(source)
-                tally.conv(source, inner, 1, n if variant.stride_at == "pool" else before)
-                tally.batch_norm(inner)
-                tally.depthwise(inner, 3, n)
-                tally.batch_norm(inner)
+                inner, between = 4 * source, n if variant.stride_at == "pool" else before
+                tally.batch_norm(source, before)
+                tally.conv(source, inner, 1, between)
+                tally.batch_norm(inner, between)
+                tally.depthwise(inner, 3, n, inner * between)
+                tally.batch_norm(inner, n)
                 tally.squeeze_excite(inner, source)
                 tally.conv(inner, target, 1, n, bias=bias)
             elif transforms:
-                norm(source)
+                norm(source, before)
                 tally.conv(source, 3 * source, 1, n, bias=True)
-                tally.macs += 2 * n * n * source  # queries with keys, attention with values
-                tally.trainable += source // coatnet_rw.HEAD_SIZE * (2 * h - 1) * (2 * w - 1)
+                tally.attend(source, coatnet_rw.HEAD_SIZE, h, w)
                 tally.conv(source, target, 1, n, bias=True)
             else:
-                tally.depthwise(target, 7, n)
+                tally.depthwise(target, 7, n, source * before)
                 tally.trainable += target  # its bias
             if stage.block != "mbconv":
-                norm(target)
-                tally.conv(target, 4 * target, 1, n, bias=True)
-                tally.conv(4 * target, target, 1, n, bias=True)
+                norm(target, n)
+                _ffn(tally, target, n)
             source = target
-    norm(source)
+    norm(source, h * w)
     tally.conv(source, classes, 1, 1, bias=True)
 
 
