@@ -32,6 +32,20 @@ def test_batch_norm_equals_keras(dtype, tolerance):
     assert [w.name for w in ours.weights] == [w.name for w in theirs.weights]
 
 
+def test_batch_norm_in_16_bits_is_rounded_once():
+    rng = np.random.default_rng(0)
+    x = tf.cast(tf.constant(rng.normal(2, 3, (2, 5, 7, 16))), tf.bfloat16)
+    layer = layers.BatchNormalization(dtype="mixed_bfloat16")
+    layer.build(x.shape)
+    gamma, beta, mean = rng.normal(size=(3, 16)).astype("float32")
+    variance = rng.uniform(0.5, 2, 16).astype("float32")
+    layer.set_weights([gamma, beta, mean, variance])
+    y = layer(x, training=False)
+    assert y.dtype == tf.bfloat16
+    exact = (np.asarray(tf.cast(x, tf.float64)) - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+    np.testing.assert_allclose(np.asarray(tf.cast(y, tf.float64)), exact, rtol=2**-8, atol=1e-5)
+
+
 def test_frozen_batch_norm_does_not_move():
     layer = layers.BatchNormalization(trainable=False)
     x = tf.random.normal((4, 3, 3, 2)) + 5

@@ -1,4 +1,4 @@
-"""Convolutions, their activation and squeeze-excite, in the fastest form for the device."""
+"""Convolutions and squeeze-excite, in the fastest form for the device."""
 
 import keras
 from keras import ops
@@ -77,34 +77,6 @@ def _sum_of_shifts(x, kernel, stride, padding):
         for i in range(size[0])
         for j in range(size[1])
     )
-
-
-@keras.saving.register_keras_serializable(PACKAGE)
-def silu(x):
-    """`x * sigmoid(x)`; on CPUs its gradient is made in fewer passes over memory than TensorFlow's.
-
-    With y = x s, s = sigmoid(x), the derivative is s + y (1 - s), here as s (1 + x - y) where one
-    kernel gives s times the incoming gradient, or, in 16 bits, as y + s (1 - y) with s from the
-    float32 kernel: those for 16 bits compute number by number.
-    """
-    if not on_cpus():
-        return keras.activations.silu(x)
-    import tensorflow as tf
-
-    @tf.custom_gradient
-    def forward(x):
-        y = tf.nn.silu(x)
-
-        def gradient(upstream):
-            with tf.control_dependencies([upstream]):  # not before, where it would fill memory
-                if x.dtype in (tf.bfloat16, tf.float16):
-                    s = tf.cast(tf.sigmoid(tf.cast(x, tf.float32)), x.dtype)
-                    return upstream * (y + s * (1 - y))
-                return tf.raw_ops.SoftplusGrad(gradients=upstream, features=x) * ((x - y) + 1)
-
-        return y, gradient
-
-    return forward(x)
 
 
 def squeeze_excite(x, width, activation, name, kernel_initializer):

@@ -21,13 +21,7 @@ from keras_effv2.variants.layouts import layout
 # --------------------------------------------------------------------------------------- pieces
 
 
-@keras.saving.register_keras_serializable(layers.PACKAGE)
-def gelu_tanh(x):
-    """GELU by its tanh approximation, as in the published blocks."""
-    return keras.activations.gelu(x, approximate=True)
-
-
-ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": gelu_tanh}
+ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": layers.gelu_tanh}
 
 
 def _normal():

@@ -21,12 +21,6 @@ from keras_effv2.variants.coatnet_rw import HEAD_SIZE, VARIANTS, Stage, Variant
 # --------------------------------------------------------------------------------------- pieces
 
 
-@keras.saving.register_keras_serializable(layers.PACKAGE)
-def gelu(x):
-    """The exact GELU by erf, for which ONNX has an operation; Keras takes erfc."""
-    return 0.5 * x * (1.0 + keras.ops.erf(x * 2**-0.5))
-
-
 def _conv_initializer():
     """N(0, 2 / fan_out), not truncated: timm `_init_conv`."""
     return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
@@ -97,7 +91,7 @@ def _ffn(x, kind, name):
     channels = x.shape[-1]
     x = _norm(x, kind, name + "ffn_norm")
     x = keras.layers.Dense(4 * channels, name=name + "ffn_expand")(x)
-    x = keras.layers.Activation(gelu, name=name + "ffn_activation")(x)
+    x = keras.layers.Activation(layers.gelu, name=name + "ffn_activation")(x)
     return keras.layers.Dense(channels, name=name + "ffn_project")(x)
 
 
@@ -152,7 +146,7 @@ def features(x, variant, drop_path, prefix=""):
     x = _conv(x, variant.stem // 2, 3, 2, prefix + "stem_conv1")  # (b, h/2, w/2, stem / 2)
     if variant.stages[0].block == "convnext":
         x = _norm(x, variant.norm, prefix + "stem_norm")
-        x = keras.layers.Activation(gelu, name=prefix + "stem_activation")(x)
+        x = keras.layers.Activation(layers.gelu, name=prefix + "stem_activation")(x)
     else:
         x = _batch_norm(x, prefix + "stem_norm", prefix + "stem_activation")
     x = _conv(x, variant.stem, 3, 1, prefix + "stem_conv2")
