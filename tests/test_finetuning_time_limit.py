@@ -9,7 +9,7 @@ import keras
 import pytest
 from conftest import tiny_data, tiny_efficientnet_row
 
-from keras_effv2 import finetuning, models, recipes
+from keras_effv2 import finetuning, models, recipes, variants
 from keras_effv2.finetuning import time_limit
 from keras_effv2.models import efficientnet_v2
 from keras_effv2.phases import ramp
@@ -70,6 +70,36 @@ def test_what_is_given_stays():
         time_limit.seconds_of("soon")
 
 
+def test_more_time_buys_a_larger_network():
+    """On a machine whose time goes by multiply-adds."""
+    timed = []
+
+    def plan(name):
+        return finetuning.plan(name, COUNTS[0], accelerator=False)
+
+    def measure(name, side, batch):
+        timed.append(name)
+        return variants.model_info(name, side)["macs"] * 7e-12, 12.0
+
+    def needed(name):
+        recipe = plan(name)
+        side = recipe.phases[-1].image_size
+        return time_limit.cost(recipe, measure(name, side, 32), side, COUNTS)
+
+    chosen = [time_limit.largest(plan, 60 * n, measure, COUNTS) for n in (1, 10, 20, 30, 200)]
+    names = [name for name, _ in chosen]
+    assert names == sorted(names, key=list(variants.efficientnet_v2.VARIANTS).index)
+    assert names[0] == "EfficientNetV2B0" and "is the smallest" in chosen[0][1]
+    for minutes, name in zip((10, 20, 30), names[1:]):
+        assert needed(name) <= 60 * minutes, (minutes, name)
+        larger = list(variants.efficientnet_v2.VARIANTS)
+        larger = larger[larger.index(name) + 1]
+        assert needed(larger) > 60 * minutes and larger in chosen[names.index(name)][1]
+    timed.clear()
+    time_limit.largest(plan, 60, measure, COUNTS)
+    assert timed == ["EfficientNetV2B0"]  # those far too large are not
+
+
 def test_a_run_keeps_its_plan_and_ends_in_time(monkeypatch, tmp_path, caplog):
     """On a machine that turns out to be slower than it was when it was timed."""
     row = tiny_efficientnet_row(name="EfficientNetV2B0")
@@ -99,3 +129,30 @@ def test_a_run_keeps_its_plan_and_ends_in_time(monkeypatch, tmp_path, caplog):
         finetuning.finetune(
             "EfficientNetV2B0", tiny_data(), tmp_path / "x", recipe=recipe, time_limit="1m"
         )
+
+
+def test_a_run_keeps_its_model(monkeypatch, tmp_path):
+    row = tiny_efficientnet_row(name="EfficientNetV2B0")
+    monkeypatch.setitem(models.VARIANTS, "EfficientNetV2B0", row)
+    page = sys.modules["keras_effv2.finetuning.finetune"]
+    monkeypatch.setattr(page, "largest", lambda *_: ("EfficientNetV2B0", "as it is"))
+    monkeypatch.setattr(page, "measured", lambda *_: (0.0, 0.0))
+    run = functools.partial(
+        finetuning.finetune,
+        "auto",
+        tiny_data(),
+        tmp_path / "run",
+        epochs=1,
+        image_size=32,
+        hub=False,
+    )
+    result, _ = run(time_limit="1h")
+    assert result.model.name == "efficientnetv2b0"
+    monkeypatch.setattr(page, "largest", None)
+    resumed, _ = run(time_limit="1h")
+    assert resumed.resumed_from == result.steps
+    for given in ({}, {"time_limit": "1h", "weights": None}):
+        with pytest.raises(
+            ValueError, match='"auto" is chosen by `time_limit` and starts from its'
+        ):
+            run(**given)

@@ -8,7 +8,11 @@ USAGE = "--data=... --workdir=... [FLAGS]"
 
 
 def define(values):
-    flags.model(values)
+    meaning = (
+        "Name of the model; effv2 models lists them; auto: the largest EfficientNetV2 whose whole plan "
+        "fits into --time_limit."
+    )
+    flags.model(values, "auto", meaning=meaning)
     meaning = "What to start from: a tag, a path, default (the model's usual tag) or none."
     flags.path(values, "weights", meaning, default="default")
     flags.run(values)
@@ -43,6 +47,11 @@ def run(values, _):
     weights = class_weight(values.class_weight)
     from keras_effv2.weights.loading import check_weights
 
+    if values.model == "auto" and (values.time_limit is None or values.weights != "default"):
+        raise flags.UsageError(
+            "--model=auto is chosen by --time_limit and starts from its default weights: give a time "
+            "limit and no weights, or name a model"
+        )
     if values.weights not in ("default", "none"):
         check_weights(values.model, values.weights)
     flags.check_data(values)

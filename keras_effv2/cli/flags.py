@@ -130,11 +130,17 @@ class _Folder(_Path):
 
 
 class _Model(flags.ArgumentParser):
-    """A name as `variants.find` understands it, written out; or the file of a row."""
+    """A name as `variants.find` understands it, written out; the file of a row; or another word."""
+
+    def __init__(self, *words):
+        super().__init__()
+        self._words = words
 
     def parse(self, argument):
         if argument.endswith(".json"):
             return files.expand(argument)
+        if argument in self._words:
+            return argument
         try:
             return variants.find(argument).name
         except ValueError:
@@ -150,9 +156,8 @@ def output_format(values):
     choice(values, "format", "text", ["text", "json"], "How results are printed.")
 
 
-def model(values):
-    meaning = "Name of the model; effv2 models lists them."
-    flags.DEFINE(_Model(), "model", "EfficientNetV2B0", meaning, flag_values=values)
+def model(values, *words, meaning="Name of the model; effv2 models lists them."):
+    flags.DEFINE(_Model(*words), "model", "EfficientNetV2B0", meaning, flag_values=values)
 
 
 def model_and_weights(values):

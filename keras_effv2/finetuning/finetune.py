@@ -29,7 +29,7 @@ from keras_effv2.exporting import export_hub
 from keras_effv2.finetuning.freezing import freeze
 from keras_effv2.finetuning.head import solve
 from keras_effv2.finetuning.planning import estimate, phases_of, plan
-from keras_effv2.finetuning.time_limit import TimeLimit, measured, seconds_of, within
+from keras_effv2.finetuning.time_limit import TimeLimit, largest, measured, seconds_of, within
 from keras_effv2.training import records, state
 from keras_effv2.training.precision import settled
 from keras_effv2.variants.application import Variant
@@ -67,7 +67,8 @@ def finetune(
     call `freeze(model, "none")` to train all of it later.
 
     Args:
-        model: Name of a builder, such as `"EfficientNetV2B0"`, or a variant, or the file of one.
+        model: Name of a builder, such as `"EfficientNetV2B0"`, or a variant, or the file of one;
+            `"auto"`: the largest EfficientNetV2 whose whole plan fits into the `time_limit`.
         data: A `Data` of `keras_effv2.data.load`.
         workdir: Folder of the run; as `train`'s, and `hub/`, a TF Hub export.
         weights: Tag or path of the weights to start from; `"default"`: what the builder loads by
@@ -111,14 +112,14 @@ def finetune(
         photos = keras_effv2.data.load("folder:photos")
         result, evaluation = finetune("EfficientNetV2B0", photos, "runs/photos")
     """
-    began, variant = time.perf_counter(), variants.find(model)
-    weights = variant.weights if weights == "default" else weights
+    began = time.perf_counter()
+    _check_model(model, weights, time_limit, recipe)
     split = training.check_trainable(data)
     strategy = training.make_strategy(strategy, tpu)  # before anything else uses TensorFlow
 
     side_of_pictures = split.typical_side()  # some are decoded for it
 
-    def planned(side=None, count=None):
+    def planned(model, side=None, count=None):
         return plan(
             model,
             len(split),
@@ -130,10 +131,15 @@ def finetune(
         )
 
     folder, callbacks = files.place(workdir, "The workdir"), []
-    if recipe is not None and time_limit:
-        raise ValueError("A `recipe` says its epochs itself: leave `time_limit` out.")
-    begun = state.begun(folder, state.newest(folder))
-    timed = functools.partial(_timed, planned, time_limit, variant, data, begun, strategy)
+    if time_limit and training.has_workers(strategy):
+        raise ValueError("`time_limit` is for one machine: with workers say `epochs` instead.")
+    begun, started = state.of_newest(folder)
+    if model == "auto":
+        model = started["model"] if started else _affordable(planned, time_limit, data)
+    variant = variants.find(model)
+    weights = variant.weights if weights == "default" else weights
+    planned = functools.partial(planned, variant)
+    timed = functools.partial(_timed, planned, time_limit, variant, data, begun)
     settings = (epochs, image_size, batch_size, flip, class_weight, precision)
     recipe = _recipe(recipe, settings, timed if time_limit else planned, split.several)
     _check(recipe, variant, data, unknown)
@@ -142,7 +148,9 @@ def finetune(
     if time_limit:
         callbacks = [TimeLimit(seconds_of(time_limit) - (time.perf_counter() - began), recipe)]
     start = {"model": variant.name, "weights": weights and str(weights)}
-    build = functools.partial(_begun, network, variant, weights, data, recipe, folder)
+    build = network
+    if not begun:
+        build = functools.partial(_beginning, network, variant, weights, data, recipe, folder)
     result = training.train(build, data, recipe, folder, strategy, start=start, callbacks=callbacks)
     if not training.is_chief(strategy):
         return result, None
@@ -151,6 +159,19 @@ def finetune(
     if hub:
         _export(result.model, folder)
     return result, evaluation
+
+
+def _check_model(model, weights, time_limit, recipe):
+    """Refuses a model that is none, and what does not go together, before anything is read."""
+    if recipe is not None and time_limit:
+        raise ValueError("A `recipe` says its epochs itself: leave `time_limit` out.")
+    if model != "auto":
+        variants.find(model)
+    elif not time_limit or weights != "default":
+        raise ValueError(
+            'The model "auto" is chosen by `time_limit` and starts from its default weights. Give a '
+            "time limit and no weights, or name a model."
+        )
 
 
 def _check(recipe, variant, data, unknown):
@@ -168,21 +189,32 @@ def _check(recipe, variant, data, unknown):
         split.steps(phase.batch_size)  # one that is too large
 
 
-def _timed(planned, limit, variant, data, begun, strategy):
+def _affordable(planned, limit, data):
+    """The network for a time."""
+    name, said = largest(planned, seconds_of(limit), functools.partial(_speed, data), _counts(data))
+    logging.info("%s", said)
+    return name
+
+
+def _timed(planned, limit, variant, data, begun):
     """The plan for a time; of a run that has begun, what it began with."""
     seconds = seconds_of(limit)
-    if training.has_workers(strategy):
-        raise ValueError("`time_limit` is for one machine: with workers say `epochs` instead.")
     if begun:
         return planned(begun["phases"][-1]["image_size"], begun["epochs"])
     whole = planned()
     size = whole.phases[-1].image_size
-    classes = len(data.class_names)
-    speed = measured(variant, size, whole.batch_size, len(data.train), classes)
-    counts = [len(split or ()) for split in (data.train, data.validation, data.test)]
-    recipe, said = within(planned, seconds, speed, size, counts)
+    speed = _speed(data, variant, size, whole.batch_size)
+    recipe, said = within(planned, seconds, speed, size, _counts(data))
     logging.info("%s", said)
     return recipe
+
+
+def _speed(data, model, size, batch):
+    return measured(model, size, batch, len(data.train), len(data.class_names))
+
+
+def _counts(data):
+    return [len(split or ()) for split in (data.train, data.validation, data.test)]
 
 
 def _doubted(folder):
@@ -259,9 +291,9 @@ def _network(variant, weights, classes, activation):
     return net
 
 
-def _begun(network, variant, weights, data, recipe, workdir):
-    """The network, its head solved unless the run has begun; within the workdir's lock."""
-    net, begun = network(), state.newest(workdir) is not None
+def _beginning(network, variant, weights, data, recipe, workdir):
+    """The network of a run that begins, its head solved; within the workdir's lock."""
+    net = network()
     if weights is None:
         released = variant.name not in variants.VARIANTS or list_weights(variant.name)
         logging.warning(
@@ -270,8 +302,6 @@ def _begun(network, variant, weights, data, recipe, workdir):
             variant.name,
             "" if released else " None were ever released for it.",
         )
-    if begun:
-        return net
     logging.info("%s", estimate(net, data, recipe))
     if said := weighting.told(recipe.class_weight, data.train):
         logging.info("%s", said)

@@ -8,10 +8,11 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import graph, models, recipes
+from keras_effv2 import graph, models, recipes, variants
 from keras_effv2.arguments import check_kind
 from keras_effv2.finetuning.head import ENOUGH as ENOUGH_TO_SOLVE
 from keras_effv2.finetuning.planning import STEP
+from keras_effv2.variants import efficientnet_v2
 
 SIZES = (96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
 ENOUGH = 4  # epochs; with fewer, smaller pictures do better
@@ -19,6 +20,7 @@ AROUND = 30  # seconds for tracing and the report
 AFTER = 20  # of them after the training
 ITERATIONS = 900  # of the logistic regressions: nine solutions of about a hundred
 LATE = 1.1  # of the limit, past which no epoch is begun that would end there
+LIKELY = 1.5  # times the limit, by multiply-adds: networks beyond are not even timed
 
 
 def seconds_of(text: str) -> float:
@@ -71,6 +73,39 @@ def cost(recipe, speed, size, counts):
     pixels = sum((p.stop_epoch - p.start_epoch) * p.image_size**2 for p in recipe.phases)
     looked_at = (train + (recipe.epochs + 2) * validation + test) * last**2
     return AROUND + head + forward * (STEP * train * pixels + looked_at) / size**2
+
+
+def largest(planned, limit, measure, counts):
+    """The largest EfficientNetV2 whose whole plan fits into a time, or the smallest, and a sentence.
+
+    The smallest is timed; of the others, from the largest on, those that may fit by their
+    multiply-adds.
+
+    Args:
+        planned: Function of a model's name that gives a `Recipe` as without a limit.
+        limit: Seconds.
+        measure: Function of a name, pixels and pictures a batch that gives what `measured` does.
+        counts: As `cost`'s.
+    """
+    names = list(efficientnet_v2.VARIANTS)
+
+    def facts(name):
+        recipe = planned(name)
+        side = recipe.phases[-1].image_size
+        return recipe, side, variants.model_info(name, side)["macs"]
+
+    recipe, side, least = facts(names[0])
+    forward, head = measure(names[0], side, recipe.batch_size)
+    larger = ""
+    for name in names[:0:-1]:
+        recipe, side, macs = facts(name)
+        needed = cost(recipe, (forward * macs / least, head), side, counts)
+        if needed <= LIKELY * limit:
+            needed = cost(recipe, measure(name, side, recipe.batch_size), side, counts)
+            if needed <= limit:
+                return name, f"{name} is the largest that is done in {limit / 60:.3g} min{larger}."
+        larger = f"; {name} would take about {needed / 60:.3g} min"
+    return names[0], f"{names[0]} is the smallest, and the one for {limit / 60:.3g} min{larger}."
 
 
 def within(planned, limit, speed, size, counts):

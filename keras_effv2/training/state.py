@@ -144,6 +144,12 @@ def newest(workdir):
     return checkpoints.load_newest(workdir / "checkpoints")
 
 
+def of_newest(workdir):
+    """What the newest whole checkpoint says of its run: what `begun` and `started` give of it."""
+    checkpoint = newest(workdir)
+    return begun(workdir, checkpoint), started(workdir, checkpoint)
+
+
 def begun(workdir, checkpoint):
     """What the run of a checkpoint is, as `describe` gave it; None without one.
 
@@ -216,15 +222,20 @@ def check_same(workdir, checkpoint, described):
         )
 
 
-def check_start(workdir, checkpoint, start):
-    """Refuses to resume a run whose model started from something else.
+def started(workdir, checkpoint):
+    """What the model of a checkpoint's run started from, with `model` and `weights`; None without.
 
     It stands in the checkpoints; those of earlier versions have it beside them, in start.json.
     """
-    if checkpoint is None or start is None:
-        return
-    theirs = checkpoint[1].get("start") or read_json(workdir / "start.json") or start
-    if theirs != start:
+    if checkpoint is None:
+        return None
+    return checkpoint[1].get("start") or read_json(workdir / "start.json")
+
+
+def check_start(workdir, checkpoint, start):
+    """Refuses to resume a run whose model started from something else."""
+    theirs = started(workdir, checkpoint)
+    if None not in (theirs, start) and theirs != start:
         raise ValueError(
             f"{workdir} holds a run of {theirs.get('model')} from {theirs.get('weights')}, this is "
             f"{start['model']} from {start['weights']}. Use those to resume it, or another workdir."
