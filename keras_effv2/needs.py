@@ -18,6 +18,7 @@ EXTRAS = {
     "tf_keras": "hub",
     "array_record": "data",
     "datasets": "data",
+    "google_crc32c": "data",
     "importlib_resources": "data",
     "pandas": "data",
     "tensorflow_datasets": "data",

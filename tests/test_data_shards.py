@@ -216,6 +216,23 @@ def test_damage_is_found_while_reading_and_named(write, tmp_path):
     np.testing.assert_array_equal(np.concatenate([halves[0][0][0], halves[1][0][0]]), first[0][0])
 
 
+def test_a_wrong_byte_that_is_another_picture_is_damage(tmp_path):
+    """The checksum of a record tells, as TensorFlow's own reader says of the file."""
+    contents = drawn(12)
+    write_tfrecords(tmp_path / "a", contents, shards=1)
+    (path,) = (tmp_path / "a").glob("train-*")
+    written = bytearray(path.read_bytes())
+    at = written.index(contents[4]) + len(contents[4]) - 40  # within the coefficients of a JPEG
+    written[at] ^= 1
+    path.write_bytes(written)
+    Image.open(io.BytesIO(written[at - len(contents[4]) + 40 :])).load()  # no error there
+    with pytest.raises(tf.errors.DataLossError):
+        list(tf.data.TFRecordDataset(str(path)))
+    split = data.load(f"tfrecord:{tmp_path / 'a'}", validation=0).train
+    epoch(split, batch_size=1)
+    assert [name.rpartition("#")[2] for name in split.skipped] == ["4"]
+
+
 def test_nothing_but_damage_ends(tmp_path):
     write_tars(tmp_path / "a", [b"no picture"] * 6)
     split = data.load(f"webdataset:{tmp_path / 'a'}", validation=0).train

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import tensorflow as tf
 
+from keras_effv2 import needs
 from keras_effv2.data import damage, offsets
 from keras_effv2.data.folder import SPLITS
 from keras_effv2.data.frames import settings_of
@@ -17,6 +18,7 @@ _NAMES = {"tfrecord": r"-\d{5}-of-\d{5}$|\.tfrecords?$", "webdataset": r"\.tar$"
 _IMAGES = ("image", "image/encoded", "image_raw", "jpg")
 _LABELS = ("label", "labels", "image/class/label", "cls")
 LABELS = "labels.txt"
+_CHECKSUM = 4  # bytes
 
 
 def load_shards(kind, rest, validation, seed):
@@ -43,11 +45,12 @@ def load_shards(kind, rest, validation, seed):
     names = _class_names(path, kind, places)
 
     def records(split):
-        ranges = Ranges(shards[split], places[split])
         if kind == "webdataset":
-            return Records(names, Labelled(ranges), "image", "label")
-        image, label = _features(ranges, settings)
-        source = Examples(ranges, image, label, int(first))
+            pictures = Labelled(Ranges(shards[split], places[split]))
+            return Records(names, pictures, "image", "label")
+        examples = TFRecords(shards[split], places[split])
+        image, label = _features(examples, settings)
+        source = Examples(examples, image, label, int(first))
         return Records(names, source, image, label)
 
     splits = splits_of(shards, records, validation, seed)
@@ -151,6 +154,29 @@ class Ranges:
         return f"{self.files[file]}#{place - np.searchsorted(self.places.file, file)}"
 
 
+class TFRecords(Ranges):
+    """Records of TFRecord files, each with the checksum that follows it; b"" where it is another.
+
+    A wrong byte within a JPEG can be another picture and no error. The checksum is CRC-32C, masked:
+    https://www.tensorflow.org/tutorials/load_data/tfrecord, "TFRecords format details".
+    """
+
+    def __init__(self, files, places, order=None):
+        longer = places._replace(length=places.length + _CHECKSUM)
+        super().__init__(files, longer, order)
+        with needs.naming("Reading TFRecord files"):
+            from google_crc32c import value
+
+        self._checksum = value
+
+    def _read(self, place):
+        content = super()._read(place)
+        content, stored = content[:-_CHECKSUM], content[-_CHECKSUM:]
+        checksum = self._checksum(content)
+        masked = ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
+        return content if masked == int.from_bytes(stored, "little") else b""
+
+
 class Examples:
     """Serialised `tf.train.Example`s as dictionaries of a picture's bytes and its classes.
 
@@ -172,14 +198,21 @@ class Examples:
         return [self._parsed(content) for content in self.source.__getitems__(indices)]
 
     def _parsed(self, content):
-        try:
-            features = tf.train.Example.FromString(content).features.feature
-        except Exception:  # DecodeError, of whichever protobuf is installed
+        features = _decoded(content)
+        if features is None:
             return {self.image: b"", self.label: np.zeros(1, "int64")}  # a damaged picture
         image = features[self.image].bytes_list.value
         has_label = self.label in features
         label = np.array(features[self.label].int64_list.value, "int64") - self.first
         return {self.image: image[0] if image else b"", self.label: label if has_label else None}
+
+
+def _decoded(content):
+    """The features of a serialised example, or None if it is none."""
+    try:
+        return tf.train.Example.FromString(content).features.feature if content else None
+    except Exception:  # DecodeError, of whichever protobuf is installed
+        return None
 
 
 class Labelled:

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_effv2 import needs
 from keras_effv2.data import offsets
 from keras_effv2.data.records import Records, splits_of
-from keras_effv2.data.shards import Examples, Ranges
+from keras_effv2.data.shards import Examples, TFRecords
 from keras_effv2.data.split import Data
 
 
@@ -58,7 +58,7 @@ def _source(builder, key, tfds):
         )
     places = offsets.find([os.fspath(path) for path in info.filepaths], "tfrecord")
     cycle = 1 if builder.info.disable_shuffling else 16
-    return Ranges(info.filepaths, places, _order(places, cycle))
+    return TFRecords(info.filepaths, places, _order(places, cycle))
 
 
 def _order(places, cycle):

@@ -46,17 +46,21 @@ def measured(variant, size, batch, count, classes):
     forward = tf.function(lambda x: net(x, training=False), autograph=False)
     features = np.ones((min(count, 2000), graph.head_of(net).input.shape[-1]))
     kernel = np.ones((features.shape[1], classes))
-    seconds = [[], []]
-    for _ in range(4):
-        for own, work in zip(
-            seconds, (lambda: forward(images).numpy(), lambda: features.T @ (features @ kernel))
-        ):
-            start = time.perf_counter()
-            work()
-            own.append(time.perf_counter() - start)
-    once, iteration = (float(np.median(own[1:])) for own in seconds)
+    # one after the other: threads of NumPy's go on for a while, and slow TensorFlow's
+    once = _usual(lambda: forward(images).numpy())
+    iteration = _usual(lambda: features.T @ (features @ kernel))
     part = min(count, ENOUGH_TO_SOLVE) / len(features)
     return once / batch, ITERATIONS * iteration * part
+
+
+def _usual(work, times=6):
+    """Seconds of some work, the median of several times; the first is not counted."""
+    seconds = []
+    for _ in range(1 + times):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[1:]))
 
 
 def cost(recipe, speed, size, counts):

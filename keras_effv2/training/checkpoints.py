@@ -82,14 +82,10 @@ def save(folder, step, arrays, meta):
             stale.unlink()
     arrays = {"__meta__": np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays}
     path = folder / f"step-{step:09d}.ckpt"
+    with files.replacing(path) as temporary, open(temporary, "wb") as file:
+        digest = _fill(file, arrays)
     if stored:
-        content = io.BytesIO()
-        digest = _fill(content, arrays)
-        files.write_whole(path, content.getbuffer())
         files.write_whole(_manifest(path), digest)
-    else:
-        with files.replacing(path) as temporary, open(temporary, "wb") as file:
-            _fill(file, arrays)
     # those of later steps are torn, else the run would have gone on from there
     kept = sorted(path for path in _found(folder) if _step(path) <= step)[-KEEP:]
     for path in folder.glob("step-*.ckpt"):
