@@ -75,6 +75,16 @@ def saved_model(path):
     return lambda images: serve(tf.constant(images))["outputs"].numpy()
 
 
+def converted(model, path, examples=None):
+    """What TensorFlow's converter makes of a Keras network; int8 with examples."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    if examples is not None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([image[None]] for image in examples)
+    path.write_bytes(converter.convert())
+    return tflite(str(path))
+
+
 def doors(args, folder):
     ours = kev.EfficientNetV2B0(weights=args.weights)
     size = args.image_size
@@ -102,6 +112,8 @@ def doors(args, folder):
     return {
         BASE: lambda x: graph(tf.constant(x)).numpy(),
         "keras.applications predict_on_batch": theirs.predict_on_batch,
+        "keras.applications TFLite": converted(theirs, folder / "k.tflite"),
+        "keras.applications TFLite int8": converted(theirs, folder / "k8.tflite", examples),
         "SavedModel": saved_model(str(folder / "plain")),
         "SavedModel, folded": saved_model(str(folder / "folded")),
         "TFLite": tflite(str(folder / "m.tflite")),
