@@ -116,19 +116,11 @@ def finetune(
     _check_model(model, weights, time_limit, recipe)
     split = training.check_trainable(data)
     strategy = training.make_strategy(strategy, tpu)  # before anything else uses TensorFlow
-
-    side_of_pictures = split.typical_side()  # some are decoded for it
+    replicas, side_of_pictures = strategy.num_replicas_in_sync, split.typical_side()
+    facts = {"seed": seed, "picture_side": side_of_pictures, "replicas": replicas}
 
     def planned(model, side=None, count=None):
-        return plan(
-            model,
-            len(split),
-            image_size or side,
-            epochs or count,
-            seed,
-            picture_side=side_of_pictures,
-            replicas=strategy.num_replicas_in_sync,
-        )
+        return plan(model, len(split), image_size or side, epochs or count, **facts)
 
     folder, callbacks = files.place(workdir, "The workdir"), []
     if time_limit and training.has_workers(strategy):
@@ -148,9 +140,8 @@ def finetune(
     if time_limit:
         callbacks = [TimeLimit(seconds_of(time_limit) - (time.perf_counter() - began), recipe)]
     start = {"model": variant.name, "weights": weights and str(weights)}
-    build = network
-    if not begun:
-        build = functools.partial(_beginning, network, variant, weights, data, recipe, folder)
+    beginning = functools.partial(_beginning, network, variant, weights, data, recipe, folder)
+    build = network if begun else beginning
     result = training.train(build, data, recipe, folder, strategy, start=start, callbacks=callbacks)
     if not training.is_chief(strategy):
         return result, None
