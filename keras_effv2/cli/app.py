@@ -82,7 +82,7 @@ def _run(name, command, values, rest):
             )
         processor.prefer_onednn()
         with quiet.own_lines(values.verbosity), needs.naming("This command", extra="train"):
-            if "model" in values:
+            if "model" in values and values.model.endswith(".json"):
                 variants.find(values.model)  # the file of a row says what is wrong with it
             return command.run(values, positional) or DONE
     except (flags.Error, UsageError) as error:

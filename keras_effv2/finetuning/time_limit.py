@@ -41,7 +41,8 @@ def measured(variant, size, batch, count, classes):
 
     Batches are timed, and one iteration of a logistic regression: two products of its features.
     """
-    net = models.builder(variant)(weights=None, classes=classes)
+    pixels = variants.find(variant).pixels
+    net = models.builder(variant)(weights=None, classes=classes, pixels=pixels)
     images = tf.zeros((batch, size, size, 3))
     forward = tf.function(lambda x: net(x, training=False), autograph=False)
     features = np.ones((min(count, 2000), graph.head_of(net).input.shape[-1]))
