@@ -109,7 +109,11 @@ ROWS = [
     ("search --data=digits --workdir=w --space=no.json", 1, "There is no file no.json of a space"),
     ("search --data=digits --workdir=w --recipe.epochs=0", 2, "`epochs` of a recipe is in [1, "),
     ("search --data=digits --workdir=w --max_macs=nan", 2, "nan is not a finite number"),
-    ("finetune --model=auto --data=digits --workdir=w", 2, "--model=auto is chosen by --time_limit"),
+    (
+        "finetune --model=auto --data=digits --workdir=w",
+        2,
+        "--model=auto is chosen by --time_limit",
+    ),
     ("predict --model=auto photo.jpg", 2, "there is no model 'auto'"),
     ("scale --model=b0", 2, "--step is missing: 0 to 8"),
     ("scale --model=CoAtNet0 --step=1", 2, "scaling rule is that of EfficientNets"),

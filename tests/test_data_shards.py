@@ -228,9 +228,17 @@ def test_a_wrong_byte_that_is_another_picture_is_damage(tmp_path):
     Image.open(io.BytesIO(written[at - len(contents[4]) + 40 :])).load()  # no error there
     with pytest.raises(tf.errors.DataLossError):
         list(tf.data.TFRecordDataset(str(path)))
+    written[20] ^= 1  # and of the first record, from which the features are read
+    path.write_bytes(written)
     split = data.load(f"tfrecord:{tmp_path / 'a'}", validation=0).train
     epoch(split, batch_size=1)
-    assert [name.rpartition("#")[2] for name in split.skipped] == ["4"]
+    assert [name.rpartition("#")[2] for name in split.skipped] == ["0", "4"]
+    places = offsets.find([path], "tfrecord")
+    for start in places.start:
+        written[start] ^= 64
+    path.write_bytes(written)
+    with pytest.raises(ValueError, match="first 12 records of .* are no tf.train.Example, or not"):
+        data.load(f"tfrecord:{tmp_path / 'a'}", validation=0)
 
 
 def test_nothing_but_damage_ends(tmp_path):

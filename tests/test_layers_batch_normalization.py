@@ -32,16 +32,19 @@ def test_batch_norm_equals_keras(dtype, tolerance):
     assert [w.name for w in ours.weights] == [w.name for w in theirs.weights]
 
 
-def test_batch_norm_in_16_bits_is_rounded_once():
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16", "mixed_float16"])
+def test_batch_norm_in_16_bits_is_rounded_once(dtype):
     rng = np.random.default_rng(0)
-    x = tf.cast(tf.constant(rng.normal(2, 3, (2, 5, 7, 16))), tf.bfloat16)
-    layer = layers.BatchNormalization(dtype="mixed_bfloat16")
+    kind = tf.as_dtype(dtype.removeprefix("mixed_"))
+    x = tf.cast(tf.constant(rng.normal(2, 3, (2, 5, 7, 16))), kind)
+    layer = layers.BatchNormalization(dtype=dtype)
     layer.build(x.shape)
     gamma, beta, mean = rng.normal(size=(3, 16)).astype("float32")
     variance = rng.uniform(0.5, 2, 16).astype("float32")
     layer.set_weights([gamma, beta, mean, variance])
+    gamma, beta, mean, variance = (np.asarray(w, "float64") for w in layer.get_weights())
     y = layer(x, training=False)
-    assert y.dtype == tf.bfloat16
+    assert y.dtype == kind
     exact = (np.asarray(tf.cast(x, tf.float64)) - mean) / np.sqrt(variance + 1e-3) * gamma + beta
     np.testing.assert_allclose(np.asarray(tf.cast(y, tf.float64)), exact, rtol=2**-8, atol=1e-5)
 

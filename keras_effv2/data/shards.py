@@ -108,15 +108,22 @@ def _class_names(path, kind, places):
     )
 
 
-def _features(ranges, settings):
-    """The keys of picture and label in the first record."""
-    found = tf.train.Example.FromString(ranges.__getitems__([0])[0]).features.feature
+def _features(examples, settings):
+    """The keys of picture and label in the first whole record."""
+    first = range(min(100, len(examples)))
+    decoded = (_decoded(content) for i in first for content in examples.__getitems__([i]))
+    found = next(filter(None, decoded), None)
+    if found is None:
+        raise ValueError(
+            f"The first {len(first)} records of {examples.files[0]} are no tf.train.Example, or not "
+            "what their checksums say. Write the set again."
+        )
     keys = []
     for what, usual in (("image", _IMAGES), ("label", _LABELS)):
         key = settings.get(what) or next((key for key in usual if key in found), None)
         if key not in found and what == "image" or key is None:
             raise ValueError(
-                f"A record of {ranges.files[0]} has the features {', '.join(sorted(found))}. Say "
+                f"A record of {examples.files[0]} has the features {', '.join(sorted(found))}. Say "
                 "which are the picture and its class: tfrecord:PATH?image=FEATURE&label=FEATURE."
             )
         keys.append(key)

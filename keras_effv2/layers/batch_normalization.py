@@ -44,39 +44,28 @@ class BatchNormalization(keras.layers.BatchNormalization):
         training = bool(training) and self.trainable
         if training and mask is None and (replicas() > 1 or keras.backend.backend() == "jax"):
             return self._one_pass(inputs)
-        if training and self._can_fuse(inputs, mask):
-            return self._fused(inputs)
-        half = self.compute_dtype in ("bfloat16", "float16")
-        if half and not frozen and on_cpus() and self._can_fuse(inputs, mask):
-            return self._fused_inference(inputs)
+        half = self.compute_dtype in ("bfloat16", "float16") and not frozen and on_cpus()
+        if (training or half) and self._can_fuse(inputs, mask):
+            return self._fused(inputs, training)
         return super().call(inputs, training=training, mask=mask)
 
-    def _fused_inference(self, inputs):
-        import tensorflow as tf
-
-        outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
-            inputs,
-            *(v.value for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)),
-            epsilon=self.epsilon,
-            is_training=False,
-        )
-        return outputs
-
-    def _fused(self, inputs):
+    def _fused(self, inputs, training):
         import tensorflow as tf
 
         inputs = tf.convert_to_tensor(inputs)
         # The kernel takes its parameters in float32 whatever the inputs are.
-        gamma, beta = (
+        gamma, beta, mean, variance = (
             tf.cast(tf.convert_to_tensor(variable.value), tf.float32)
-            for variable in (self.gamma, self.beta)
+            for variable in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
         )
+        own = () if training else (mean, variance)
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs, gamma, beta, epsilon=self.epsilon, is_training=True
+            inputs, gamma, beta, *own, epsilon=self.epsilon, is_training=training
         )
-        # The kernel reports the variance with N - 1 below; Keras keeps the one with N.
-        count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], variance.dtype)
-        self._update_moving(mean, variance * (count - 1.0) / count)
+        if training:
+            # The kernel reports the variance with N - 1 below; Keras keeps the one with N.
+            count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], variance.dtype)
+            self._update_moving(mean, variance * (count - 1.0) / count)
         return outputs
 
     def _one_pass(self, inputs):
