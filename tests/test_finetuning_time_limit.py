@@ -100,6 +100,21 @@ def test_more_time_buys_a_larger_network():
     assert timed == ["EfficientNetV2B0"]  # those far too large are not
 
 
+def test_batches_are_timed_in_the_precision_of_the_run(monkeypatch):
+    seen = []
+
+    def build(**given):
+        seen.append(keras.config.dtype_policy().name)
+        return efficientnet_v2.build(tiny_efficientnet_row(), **given)
+
+    monkeypatch.setattr(models, "builder", lambda variant: build)
+    for precision in ("float32", "mixed_bfloat16", "auto"):
+        forward, head = time_limit.measured("EfficientNetV2B0", 32, 4, 100, 7, precision)
+        assert 0 < forward < 1 and 0 < head < 100
+    assert seen == ["float32", "mixed_bfloat16", "float32"]
+    assert keras.config.dtype_policy().name == "float32"
+
+
 def test_a_run_keeps_its_plan_and_ends_in_time(monkeypatch, tmp_path, caplog):
     """On a machine that turns out to be slower than it was when it was timed."""
     row = tiny_efficientnet_row(name="EfficientNetV2B0")

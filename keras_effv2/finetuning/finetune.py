@@ -87,7 +87,8 @@ def finetune(
             something is always named.
         time_limit: Such as `"90s"`, `"20m"` or `"1.5h"` in all, but the export: what of size and
             epochs is not given is planned to fit, by batches that are timed before it starts. An
-            epoch that would end past it is not begun. A run that is resumed keeps its plan.
+            epoch that would end past it is not begun. A run that is resumed keeps its plan. With
+            `precision="auto"` the batches are timed in float32.
         precision: `"mixed_bfloat16"` or `"mixed_float16"` where the device is faster in it: recent
             GPUs, TPUs, processors with AVX512_BF16 or AMX; `"auto"`: whichever is faster here. The
             model keeps it.
@@ -127,11 +128,12 @@ def finetune(
         raise ValueError("`time_limit` is for one machine: with workers say `epochs` instead.")
     begun, started = state.of_newest(folder)
     if model == "auto":
-        model = started["model"] if started else _affordable(planned, time_limit, data)
+        own = started and started["model"]
+        model = own or _affordable(planned, time_limit, data, precision)
     variant = variants.find(model)
     weights = variant.weights if weights == "default" else weights
     planned = functools.partial(planned, variant)
-    timed = functools.partial(_timed, planned, time_limit, variant, data, begun)
+    timed = functools.partial(_timed, planned, time_limit, variant, data, precision, begun)
     settings = (epochs, image_size, batch_size, flip, class_weight, precision)
     recipe = _recipe(recipe, settings, timed if time_limit else planned, split.several)
     _check(recipe, variant, data, unknown)
@@ -180,28 +182,29 @@ def _check(recipe, variant, data, unknown):
         split.steps(phase.batch_size)  # one that is too large
 
 
-def _affordable(planned, limit, data):
+def _affordable(planned, limit, data, precision):
     """The network for a time."""
-    name, said = largest(planned, seconds_of(limit), functools.partial(_speed, data), _counts(data))
+    speed = functools.partial(_speed, data, precision)
+    name, said = largest(planned, seconds_of(limit), speed, _counts(data))
     logging.info("%s", said)
     return name
 
 
-def _timed(planned, limit, variant, data, begun):
+def _timed(planned, limit, variant, data, precision, begun):
     """The plan for a time; of a run that has begun, what it began with."""
     seconds = seconds_of(limit)
     if begun:
         return planned(begun["phases"][-1]["image_size"], begun["epochs"])
     whole = planned()
     size = whole.phases[-1].image_size
-    speed = _speed(data, variant, size, whole.batch_size)
+    speed = _speed(data, precision, variant, size, whole.batch_size)
     recipe, said = within(planned, seconds, speed, size, _counts(data))
     logging.info("%s", said)
     return recipe
 
 
-def _speed(data, model, size, batch):
-    return measured(model, size, batch, len(data.train), len(data.class_names))
+def _speed(data, precision, model, size, batch):
+    return measured(model, size, batch, len(data.train), len(data.class_names), precision)
 
 
 def _counts(data):

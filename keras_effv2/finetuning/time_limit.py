@@ -12,6 +12,7 @@ from keras_effv2 import graph, models, recipes, variants
 from keras_effv2.arguments import check_kind
 from keras_effv2.finetuning.head import ENOUGH as ENOUGH_TO_SOLVE
 from keras_effv2.finetuning.planning import STEP
+from keras_effv2.training.strategy import policy
 from keras_effv2.variants import efficientnet_v2
 
 SIZES = (96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
@@ -36,13 +37,15 @@ def seconds_of(text: str) -> float:
     return float(match[1]) * {"s": 1, "m": 60, "": 60, "h": 3600}[match[2]]
 
 
-def measured(variant, size, batch, count, classes):
+def measured(variant, size, batch, count, classes, precision):
     """What this machine needs: seconds of a forward pass a picture, and of solving the head.
 
-    Batches are timed, and one iteration of a logistic regression: two products of its features.
+    Batches are timed, in float32 if the precision is yet to be chosen, and one iteration of a
+    logistic regression: two products of its features.
     """
     pixels = variants.find(variant).pixels
-    net = models.builder(variant)(weights=None, classes=classes, pixels=pixels)
+    with policy("float32" if precision == "auto" else precision):
+        net = models.builder(variant)(weights=None, classes=classes, pixels=pixels)
     images = tf.zeros((batch, size, size, 3))
     forward = tf.function(lambda x: net(x, training=False), autograph=False)
     features = np.ones((min(count, 2000), graph.head_of(net).input.shape[-1]))
