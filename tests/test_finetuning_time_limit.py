@@ -50,7 +50,7 @@ def test_more_time_buys_larger_pictures_then_more_epochs():
         seen.append((side, recipe.epochs))
     assert seen == sorted(seen, key=lambda plan: (plan[0], plan[1])) and seen[-1] == (224, 11)
     assert "more time would not change the plan" in said
-    with pytest.raises(ValueError, match="In 0.8 min not even one epoch of 96 pixels can be done"):
+    with pytest.raises(ValueError, match="In 48 s not even one epoch of 96 pixels can be done"):
         time_limit.within(planned, 48, SPEED, 224, COUNTS)
 
 

@@ -37,6 +37,14 @@ def seconds_of(text: str) -> float:
     return float(match[1]) * {"s": 1, "m": 60, "": 60, "h": 3600}[match[2]]
 
 
+def _spoken(seconds):
+    """A time in the unit that suits it."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
 def measured(variant, size, batch, count, classes, precision):
     """What this machine needs: seconds of a forward pass a picture, and of solving the head.
 
@@ -111,9 +119,9 @@ def largest(planned, limit, measure, counts):
         if needed <= LIKELY * limit:
             needed = cost(recipe, measure(name, side, recipe.batch_size), side, counts)
             if needed <= limit:
-                return name, f"{name} is the largest that is done in {limit / 60:.3g} min{larger}."
-        larger = f"; {name} would take about {needed / 60:.3g} min"
-    return names[0], f"{names[0]} is the smallest, and the one for {limit / 60:.3g} min{larger}."
+                return name, f"{name} is the largest that is done in {_spoken(limit)}{larger}."
+        larger = f"; {name} would take about {_spoken(needed)}"
+    return names[0], f"{names[0]} is the smallest, and the one for {_spoken(limit)}{larger}."
 
 
 def within(planned, limit, speed, size, counts):
@@ -153,8 +161,8 @@ def within(planned, limit, speed, size, counts):
     if not some:
         least = cost(planned(sides[0], epochs if fixed else 1), speed, size, counts)
         raise ValueError(
-            f"In {limit / 60:.3g} min not even one epoch of {sides[0]} pixels can be done here, which "
-            f"takes about {least / 60:.3g} min. Give it more time, fewer pictures or a smaller model."
+            f"In {_spoken(limit)} not even one epoch of {sides[0]} pixels can be done here, which "
+            f"takes about {_spoken(least)}. Give it more time, fewer pictures or a smaller model."
         )
     best = enough[-1] if enough else some[0]
     return best, _told(best, whole, limit, lambda plan: cost(plan, speed, size, counts))
@@ -164,10 +172,10 @@ def _told(best, whole, limit, cost_of):
     def plan(recipe):
         return f"{recipe.epochs} epochs at {recipe.phases[-1].image_size} pixels"
 
-    text = f"In {limit / 60:.3g} min: {plan(best)}, about {cost_of(best) / 60:.3g} min in all"
+    text = f"In {_spoken(limit)}: {plan(best)}, about {_spoken(cost_of(best))} in all"
     if (best.epochs, best.phases[-1].image_size) == (whole.epochs, whole.phases[-1].image_size):
         return f"{text}; more time would not change the plan."
-    return f"{text}; {cost_of(whole) / 60:.3g} min would buy {plan(whole)}."
+    return f"{text}; {_spoken(cost_of(whole))} would buy {plan(whole)}."
 
 
 class TimeLimit(keras.callbacks.Callback):
