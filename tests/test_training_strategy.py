@@ -117,19 +117,20 @@ def test_two_workers(alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_worker_is_killed_after_a_checkpoint(victim, alone, tmp_path):
-    """The other ends within half a minute with a sentence, and both go on from the checkpoint."""
-    options = [[], []]
+@pytest.mark.parametrize("workers, victim", [(2, 0), (2, 1), (4, 1)])
+def test_a_worker_is_killed_after_a_checkpoint(workers, victim, alone, tmp_path):
+    """The others end within half a minute with a sentence, and all go on from the checkpoint."""
+    options = [[] for _ in range(workers)]
     options[victim] = ["--die=8:SIGKILL"]
     start = time.monotonic()
     codes, outputs = run_workers(tmp_path, *options)
-    assert codes == [-9 if i == victim else 1 for i in range(2)], outputs
-    assert "WorkerLost: Another worker has ended or cannot be reached" in outputs[1 - victim]
+    assert codes == [-9 if i == victim else 1 for i in range(workers)], outputs
+    del outputs[victim]
+    assert all("WorkerLost: Another worker has ended or cannot be reached" in o for o in outputs)
     assert time.monotonic() - start < 120  # with the start of both
     assert checkpoints.load_newest(tmp_path / "checkpoints")[1]["step"] == 6
-    codes, outputs = run_workers(tmp_path, [], [])
-    assert codes == [0, 0], outputs
+    codes, outputs = run_workers(tmp_path, *[[] for _ in range(workers)])
+    assert codes == [0] * workers, outputs
     assert_as(alone, tmp_path)
 
 
