@@ -29,6 +29,11 @@ def test_silu_and_its_derivatives(dtype, tolerance):
         np.testing.assert_allclose(ours, right, atol=tolerance * max(1, np.abs(right).max()))
 
 
+def test_gelu_of_float64_keeps_its_digits():
+    x = np.linspace(-6, 6, 101)
+    np.testing.assert_allclose(layers.gelu(tf.constant(x)), x * special.ndtr(x), atol=1e-14)
+
+
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
 def test_gelu_in_16_bits_is_rounded_once(name, training):

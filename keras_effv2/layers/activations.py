@@ -7,7 +7,7 @@ there they are computed in float32: the same values, rounded once, at the end.
 import keras
 from keras import ops
 
-from keras_effv2.layers.backend import PACKAGE, on_cpus
+from keras_effv2.layers.backend import HALVES, PACKAGE, on_cpus
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -28,7 +28,7 @@ def silu(x):
 
         def gradient(upstream):
             with tf.control_dependencies([upstream]):  # not before, where it would fill memory
-                if x.dtype in (tf.bfloat16, tf.float16):
+                if x.dtype.name in HALVES:
                     s = tf.cast(tf.sigmoid(tf.cast(x, tf.float32)), x.dtype)
                     return upstream * (y + s * (1 - y))
                 return tf.raw_ops.SoftplusGrad(gradients=upstream, features=x) * ((x - y) + 1)
@@ -51,6 +51,6 @@ def gelu(x):
 
 
 def _in_float32(function, x):
-    if keras.backend.standardize_dtype(x.dtype) == "float32" or not on_cpus():
-        return function(x)
-    return ops.cast(function(ops.cast(x, "float32")), x.dtype)
+    if keras.backend.standardize_dtype(x.dtype) in HALVES and on_cpus():
+        return ops.cast(function(ops.cast(x, "float32")), x.dtype)
+    return function(x)

@@ -6,6 +6,7 @@ import threading
 import keras
 
 PACKAGE = "keras_effv2"
+HALVES = ("bfloat16", "float16")
 
 
 def on_tensorflow():

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_effv2.layers.backend import PACKAGE, Passes, on_cpus, on_tensorflow, replicas
+from keras_effv2.layers.backend import HALVES, PACKAGE, Passes, on_cpus, on_tensorflow, replicas
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -44,7 +44,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         training = bool(training) and self.trainable
         if training and mask is None and (replicas() > 1 or keras.backend.backend() == "jax"):
             return self._one_pass(inputs)
-        half = self.compute_dtype in ("bfloat16", "float16") and not frozen and on_cpus()
+        half = self.compute_dtype in HALVES and not frozen and on_cpus()
         if (training or half) and self._can_fuse(inputs, mask):
             return self._fused(inputs, training)
         return super().call(inputs, training=training, mask=mask)

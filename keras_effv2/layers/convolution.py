@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_effv2.layers.backend import PACKAGE, jax_on_cpus, on_cpus
+from keras_effv2.layers.backend import HALVES, PACKAGE, jax_on_cpus, on_cpus
 
 
 def _is_pixel(x):
@@ -43,7 +43,7 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
     """
 
     def call(self, inputs, training=False):
-        half = self.compute_dtype in ("bfloat16", "float16")
+        half = self.compute_dtype in HALVES
         if self._is_sum_of_shifts() and jax_on_cpus():
             x = _sum_of_shifts(inputs, self.kernel, self.strides[0], self.padding)
         elif training and half and not self.use_bias and on_cpus():
