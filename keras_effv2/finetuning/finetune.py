@@ -127,13 +127,14 @@ def finetune(
     if time_limit and training.has_workers(strategy):
         raise ValueError("`time_limit` is for one machine: with workers say `epochs` instead.")
     begun, started = state.of_newest(folder)
+    speed = _speeds(data, precision)
     if model == "auto":
         own = started and started["model"]
-        model = own or _affordable(planned, time_limit, data, precision)
+        model = own or _affordable(planned, time_limit, data, speed)
     variant = variants.find(model)
     weights = variant.weights if weights == "default" else weights
     planned = functools.partial(planned, variant)
-    timed = functools.partial(_timed, planned, time_limit, variant, data, precision, begun)
+    timed = functools.partial(_timed, planned, time_limit, variant, data, speed, begun)
     settings = (epochs, image_size, batch_size, flip, class_weight, precision)
     recipe = _recipe(recipe, settings, timed if time_limit else planned, split.several)
     _check(recipe, variant, data, unknown)
@@ -182,29 +183,34 @@ def _check(recipe, variant, data, unknown):
         split.steps(phase.batch_size)  # one that is too large
 
 
-def _affordable(planned, limit, data, precision):
+def _affordable(planned, limit, data, speed):
     """The network for a time."""
-    speed = functools.partial(_speed, data, precision)
     name, said = largest(planned, seconds_of(limit), speed, _counts(data))
     logging.info("%s", said)
     return name
 
 
-def _timed(planned, limit, variant, data, precision, begun):
+def _timed(planned, limit, variant, data, speed, begun):
     """The plan for a time; of a run that has begun, what it began with."""
     seconds = seconds_of(limit)
     if begun:
         return planned(begun["phases"][-1]["image_size"], begun["epochs"])
     whole = planned()
     size = whole.phases[-1].image_size
-    speed = _speed(data, precision, variant, size, whole.batch_size)
-    recipe, said = within(planned, seconds, speed, size, _counts(data))
+    needed = speed(variant, size, whole.batch_size)
+    recipe, said = within(planned, seconds, needed, size, _counts(data))
     logging.info("%s", said)
     return recipe
 
 
-def _speed(data, precision, model, size, batch):
-    return measured(model, size, batch, len(data.train), len(data.class_names), precision)
+def _speeds(data, precision):
+    """A function of a model, pixels and pictures a batch: as `measured`, but timed once."""
+
+    @functools.cache
+    def of_row(row, size, batch):
+        return measured(row, size, batch, len(data.train), len(data.class_names), precision)
+
+    return lambda model, size, batch: of_row(variants.find(model), size, batch)
 
 
 def _counts(data):
