@@ -63,9 +63,7 @@ def numbers_kept(model):
         (x, *_) = layer._inbound_nodes[0].input_tensors or [None]
         gelu = isinstance(layer, keras.layers.Activation) and "gelu" in layer.activation.__name__
         if isinstance(layer, reads) or gelu:
-            if isinstance(x._keras_history.operation, keras.layers.ZeroPadding2D):
-                (x,) = x._keras_history.operation._inbound_nodes[0].input_tensors
-            if isinstance(x._keras_history.operation, Pixels):
+            while isinstance(x._keras_history.operation, (keras.layers.ZeroPadding2D, Pixels)):
                 (x,) = x._keras_history.operation._inbound_nodes[0].input_tensors
             maps[id(x)] = math.prod(x.shape[1:])
         if isinstance(layer, RelativeAttention):

@@ -54,9 +54,8 @@ class _Tally:
         n, heads = h * w, width // head_size
         self.macs += 2 * n * n * width
         self.trainable += heads * (2 * h - 1) * (2 * w - 1)
-        self.activations += (
-            3 * width * n + 3 * heads * n * n
-        )  # logits are float32: they count twice
+        # the logits are float32 and count twice
+        self.activations += 3 * width * n + 3 * heads * n * n
 
     def squeeze_excite(self, channels, width):
         self.conv(channels, width, 1, 1, bias=True)
