@@ -28,7 +28,7 @@ def written(folder, text, name="table.csv"):
     return f"csv:{folder / name}"
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_any_separator_and_quoting(photos, tmp_path, separator):
     """Paths from the table's folder; a quoted label keeps its separator; 007 and NA stay text."""
     labels = [("cat; big, old", "NA", "007")[i % 3] for i in range(30)]
@@ -41,6 +41,32 @@ def test_any_separator_and_quoting(photos, tmp_path, separator):
     parts = data.load(written(tmp_path, text), validation=0.2)
     own = [set(split.pictures) for split in (parts.train, parts.validation, parts.test)]
     assert sum(map(len, own)) == len(set.union(*own)) == 30 and len(own[1]) == len(own[2]) == 6
+
+
+def test_a_label_has_one_way_to_be_written(photos, tmp_path, caplog):
+    """Unicode's two ways to write an accent are one label; capitals are another, which is said."""
+    labels = [("caf\u00e9", "cafe\u0301", "Caf\u00e9")[i % 3] for i in range(30)]
+    frame = pandas.DataFrame({"image": photos, "label": labels})
+    found = data.load(written(tmp_path, frame.to_csv(index=False)), validation=0)
+    assert found.class_names == ("Caf\u00e9", "caf\u00e9")
+    assert found.train.class_counts().tolist() == [10, 20]
+    assert "classes 'Caf\u00e9' and 'caf\u00e9' differ only in case" in caplog.text
+
+
+def test_a_picture_of_two_classes_is_named(photos, tmp_path, caplog):
+    (tmp_path / photos[3]).write_bytes((tmp_path / photos[0]).read_bytes())
+    rows = [f"{name},{'ab'[i % 2]}" for i, name in enumerate(photos)]
+    data.load(written(tmp_path, "\n".join(["image,label", *rows])))
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.startswith("1 pictures are in two classes, such as ")
+    assert f"{photos[3]} (b) and {tmp_path}/{photos[0]} (a)" in line
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_table_is_text_in_utf_8(tmp_path, encoding):
+    (tmp_path / "table.csv").write_bytes("image,label\nx.png,caf\u00e9\n".encode(encoding))
+    with pytest.raises(ValueError, match="is no text in UTF-8, see its byte"):
+        data.load(f"csv:{tmp_path}/table.csv")
 
 
 def test_a_table_and_its_pictures_in_a_store(photos, tmp_path):
@@ -58,7 +84,7 @@ def test_a_table_and_its_pictures_in_a_store(photos, tmp_path):
         np.testing.assert_array_equal(images, expected)
         np.testing.assert_array_equal(labels, wanted)
     files.write_whole(store / "table.csv", "image,label\nnowhere.png,a\nphotos/1.png,b\n")
-    with pytest.raises(ValueError, match="row 1: there is no picture ram://.*nowhere.png"):
+    with pytest.raises(ValueError, match="row 2: there is no picture ram://.*nowhere.png"):
         data.load(f"csv:{store}/table.csv")
 
 
@@ -128,6 +154,12 @@ def test_several_labels_in_columns_of_their_own(photos, tmp_path):
             assert list(row) == [frame.sun[i], frame.sea[i]]
 
 
+def test_an_index_that_is_written_along_is_no_label(photos, tmp_path):
+    frame = pandas.DataFrame({"image": photos, "cat": [0, 1] * 15, "dog": [1, 1, 0] * 10})
+    found = data.load(written(tmp_path, frame.to_csv()), validation=0)
+    assert found.class_names == ("cat", "dog") and found.train.several
+
+
 def test_damaged_pictures_are_left_out(photos, tmp_path, caplog):
     (tmp_path / photos[4]).write_bytes(b"no picture")
     frame = pandas.DataFrame({"file": photos, "label": ["a", "b"] * 15})
@@ -135,22 +167,29 @@ def test_damaged_pictures_are_left_out(photos, tmp_path, caplog):
     whole = data.load(spec, validation=0)
     assert len(whole.train) == 29 and whole.train.skipped == (str(tmp_path / photos[4]),)
     assert "1 damaged, unreadable" in caplog.text
-    with pytest.raises(ValueError, match=r"table.csv, row 5: .*4.png is damaged"):
+    with pytest.raises(ValueError, match=r"table.csv, row 6: .*4.png is damaged"):
         data.load(spec, strict=True)
 
 
 WRONG = {
     "image,label\n": "has no rows",
-    "image,label\nphotos/0.png,a\nphotos/x.png,b\n": r"row 2: there is no picture .*photos/x.png",
-    "image,label\nphotos/0.png,a\n,b\n": r"row 2: the picture \(image\) is blank",
-    "image,label\nphotos/0.png,a\nphotos/1.png,\n": r"row 2: the label \(label\) is blank",
+    "image,label\nphotos/0.png,a\nphotos/x.png,b\n": r"row 3: there is no picture .*photos/x.png. Paths start",
+    "image,label\nphotos/0.png,a\n,b\n": r"row 3: the picture \(image\) is blank",
+    "image,label\nphotos/0.png,a\nphotos/1.png,\n": r"row 3: the label \(label\) is blank",
     "image,label\nphotos/0.png,a\nphotos/1.png,a\n": r"has 1 label\(s\) \(a\); a classifier needs",
-    "image,label,split\nphotos/0.png,a,train\nphotos/1.png,b,trian\n": "row 2: the split .*'trian'",
+    "image,label,split\nphotos/0.png,a,train\nphotos/1.png,b,trian\n": "row 3: the split .*'trian'",
     "image,label,split\nphotos/0.png,a,val\nphotos/1.png,b,val\n": "has no training pictures",
     "image,label,split\nphotos/0.png,a,train\nphotos/1.png,b,val\n": "no training picture of 'b'",
     "picture of,label\nphotos/0.png,a\n": "no column that is called image, picture, .*picture of",
     "image,what\nphotos/0.png,a\nphotos/1.png,b\n": "no column that is called label, class,",
-    "": "cannot be read as a table",
+    "": "has no rows",
+    "image,label\nphotos/0.png,a,\n": r"row 2: 3 cell.* where the head has 2 \(image, label\)",
+    "image,label\n\n,\nphotos/0.png,a\nphotos/1.png,\n": "row 5: the label .* is blank",
+    'image,label\nphotos/0.png,"a\nphotos/1.png,b\n': "row 3, cannot be read .*: unexpected end",
+    'image,label\nphotos/0.png,"a\nphotos/1.png,b"\nphotos/2.png,c\n': "a label of several lines",
+    "image,label,label\nphotos/0.png,a,b\n": "has two columns 'label'",
+    "image,label\nphotos/0,a\nphotos/1,b\n": r"photos/0.png is there: write names with their endings",
+    "image,label\nphotos\\0.png,a\nphotos\\1.png,b\n": r"photos/0.png is there: write / between folders",
 }
 
 

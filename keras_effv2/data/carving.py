@@ -101,22 +101,52 @@ def halves(split):
     return tuple(split.select(np.sort(own)) for own in np.split(order, [len(order) // 2]))
 
 
-def warn_of_duplicates(splits, identify):
-    """Says how many pictures are in two splits, and names two."""
-    seen, copies = {}, []
+def warn_of_copies(splits, identify):
+    """Says how many pictures are in two splits, and how many in two classes; names two of each."""
+    seen, in_splits, in_classes = {}, [], []
     for name, split in splits.items():
-        for file in split.pictures:
-            other = seen.setdefault(identify(file), (name, file))
+        labels = [None] * len(split) if split.several else split.labels.tolist()
+        for file, label in zip(split.pictures, labels, strict=True):
+            own = (name, label, file)
+            other = seen.setdefault(identify(file), own)
             if other[0] != name:
-                copies.append((name, file, *other))
-    if copies:
-        name, file, other_name, other = copies[0]
+                in_splits.append((own, other))
+            if other[1] != label:
+                in_classes.append((own, other))
+    if in_splits:
+        (name, _, file), (other_name, _, other) = in_splits[0]
         logging.warning(
             "%d pictures are in two splits, such as %s (%s) and %s (%s): results on them mean "
             "little. Leave them in one.",
-            len(copies),
+            len(in_splits),
             file,
             name,
             other,
             other_name,
         )
+    if in_classes:
+        (name, label, file), (_, other_label, other) = in_classes[0]
+        names = splits[name].class_names
+        logging.warning(
+            "%d pictures are in two classes, such as %s (%s) and %s (%s): one of the two is wrong, "
+            "unless a picture may have several labels; then a table says so.",
+            len(in_classes),
+            file,
+            names[label],
+            other,
+            names[other_label],
+        )
+
+
+def warn_of_case(source, class_names):
+    """Names classes that differ only in case."""
+    small = {}
+    for name in class_names:
+        other = small.setdefault(name.lower(), name)
+        if other != name:
+            logging.warning(
+                "%s: classes %r and %r differ only in case; if they are one, give it one name.",
+                source,
+                other,
+                name,
+            )

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2.data.carving import completed, identity, warn_of_duplicates
+from keras_effv2.data.carving import completed, identity, warn_of_case, warn_of_copies
 from keras_effv2.data.damage import examine
 from keras_effv2.data.split import Data, Split
 from keras_effv2.data.walking import LeftOut, find_folders, find_pictures, loose_pictures
@@ -47,9 +47,8 @@ def load_folder(path, validation, seed, strict):
         splits[split] = _read_classes(names, folders, everywhere, strict, needed, left_out)
     left_out.say(path)
     identify = identity(path, splits.values())
+    warn_of_copies(splits, identify)
     splits = completed(splits, identify, validation, seed)
-    if found:
-        warn_of_duplicates(splits, identify)
     if unknown:
         rows, hashes = np.zeros((len(unknown), len(names))), list(unknown.values())
         splits["unknown"] = Split(names, rows, list(unknown), hashes=hashes, several=True)
@@ -139,17 +138,7 @@ def _find_classes(path, left_out):
                 f"{ascii(os.path.basename(classes[known]))} in Unicode. Put the pictures into one."
             )
         classes[known] = tf.io.gfile.join(path, name)
-    small = {}
-    for name in classes:
-        other = small.setdefault(name.lower(), name)
-        if other != name:
-            logging.warning(
-                "%s: classes %r and %r differ only in case; if they are one, put the pictures into "
-                "one folder.",
-                path,
-                other,
-                name,
-            )
+    warn_of_case(path, classes)
     left_out["pictures outside of class folders"] += loose_pictures(path)
     return dict(sorted(classes.items()))
 

@@ -1,16 +1,17 @@
-"""Labels in a table: a CSV file, or a DataFrame of pandas."""
+"""Labels in a table of pandas, a DataFrame."""
 
-import csv
 import functools
+import glob
 import itertools
 import os
+import unicodedata
 import urllib.parse
 
 import numpy as np
 from absl import logging
 
-from keras_effv2 import files, needs
-from keras_effv2.data.carving import completed, identity, warn_of_duplicates
+from keras_effv2 import files
+from keras_effv2.data.carving import completed, identity, warn_of_case, warn_of_copies
 from keras_effv2.data.damage import examine
 from keras_effv2.data.folder import SPLITS, split_called
 from keras_effv2.data.split import Data, Split
@@ -24,33 +25,53 @@ SPLIT = ("split", "set", "subset")
 SEPARATORS = ("|", ";", ",")  # between labels of one picture; else spaces
 
 
-def load_csv(rest, validation, seed, strict):
-    """A CSV file, `FILE` or `FILE?image=COLUMN&label=COLUMN&split=COLUMN`."""
-    with needs.naming("A table of labels"):
-        import pandas
+def load_frame(frame, validation, seed, strict, name="table", folder="", columns=None):
+    """A DataFrame.
 
-    path, _, query = rest.partition("?")
-    columns = _columns(query, rest)
-    if not files.place(path, "A table").is_file():
-        raise FileNotFoundError(f"There is no table {path}. Check the path.")
-    try:  # the separator is found by csv.Sniffer; labels such as 007 and NA stay what they are
-        with files.open_regular(path) as file:
-            frame = pandas.read_csv(
-                file,
-                sep=None,
-                engine="python",
-                dtype=str,
-                keep_default_na=False,
-                encoding="utf-8-sig",
-            )
-    except (ValueError, csv.Error) as error:  # what pandas raises is a ValueError
-        raise ValueError(f"{path} cannot be read as a table: {error}.") from None
-    return _load(frame, f"csv:{rest}", os.path.dirname(path), columns, validation, seed, strict)
+    Args:
+        frame: The table; see `load`.
+        validation: As `load`'s.
+        seed: As `load`'s.
+        strict: As `load`'s.
+        name: What the table is called.
+        folder: Where relative paths start from: the working directory by default.
+        columns: Role (`"image"`, `"label"`, `"labels"`, `"split"`) -> names of columns, where they
+            are given.
+    """
+    columns = columns or {}
+    if not len(frame):
+        raise ValueError(f"{name} has no rows.")
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise ValueError(f"{name} has two columns {twice!r}. Rename one of them.")
+    image = _found(frame, name, "image", PICTURES, columns)
+    split = _found(frame, name, "split", SPLIT, columns)
+    class_names, labels, several = _labels(frame, name, columns, (image, split))
+    _check_names(name, class_names)
+    paths = _paths(frame, name, image, folder)
+    parts = _parts(frame, name, split)
+    splits = _splits(frame, name, (class_names, labels, several), paths, parts, strict)
+    _check_training(name, splits, class_names)
+    identify = identity(folder, splits.values())
+    warn_of_copies(splits, identify)
+    splits = completed(splits, identify, validation, seed)
+    return Data(name, class_names, **splits)
 
 
-def load_frame(frame, validation, seed, strict):
-    """A DataFrame; relative paths start from the working directory."""
-    return _load(frame, "table", "", {}, validation, seed, strict)
+def _check_names(name, class_names):
+    """Refuses names of which no classifier can be made; says which differ only in case."""
+    if len(class_names) < 2:
+        raise ValueError(
+            f"{name} has {len(class_names)} label(s) ({', '.join(class_names) or 'none'}); a "
+            "classifier needs at least two."
+        )
+    broken = [label for label in class_names if "\n" in label]
+    if broken:
+        raise ValueError(
+            f"{name} has a label of several lines, {broken[0][:40]!r}...: a quote opens it and closes "
+            "too late."
+        )
+    warn_of_case(name, class_names)
 
 
 def is_frame(spec):
@@ -75,28 +96,9 @@ def settings_of(query, known, complaint):
     return found
 
 
-def _columns(query, rest):
-    """Role -> names of columns."""
-    complaint = (
-        "After a table's ? stand image=, label= or labels=, and split=, each with a name of a column, "
-        f"joined by &. Received: {rest!r}."
-    )
-    return settings_of(query, ("image", "label", "labels", "split"), complaint)
-
-
-def _load(frame, name, folder, columns, validation, seed, strict):
-    if not len(frame):
-        raise ValueError(f"{name} has no rows.")
-    image = _found(frame, name, "image", PICTURES, columns)
-    split = _found(frame, name, "split", SPLIT, columns)
-    class_names, labels, several = _labels(frame, name, columns, (image, split))
-    if len(class_names) < 2:
-        raise ValueError(
-            f"{name} has {len(class_names)} label(s) ({', '.join(class_names) or 'none'}); a "
-            "classifier needs at least two."
-        )
-    paths = _paths(frame, name, image, folder)
-    parts = _parts(frame, name, split)
+def _splits(frame, name, targets, paths, parts, strict):
+    """Name of a split -> its pictures that can be read."""
+    class_names, labels, several = targets
     hashes, splits = examine(sorted(set(paths)), strict), {}
     bad = [i for i, path in enumerate(paths) if hashes[path] is None]
     if bad and strict:
@@ -107,10 +109,10 @@ def _load(frame, name, folder, columns, validation, seed, strict):
     for part in SPLITS:
         rows = [i for i in np.flatnonzero(parts == part) if hashes[paths[i]] is not None]
         if rows:
-            files = [paths[i] for i in rows]
+            kept = [paths[i] for i in rows]
             skipped = [paths[i] for i in bad if parts[i] == part]
-            own = {"hashes": [hashes[file] for file in files], "several": several}
-            splits[part] = Split(class_names, labels[rows], files, skipped, **own)
+            own = {"hashes": [hashes[file] for file in kept], "several": several}
+            splits[part] = Split(class_names, labels[rows], kept, skipped, **own)
     if bad:
         logging.warning(
             "%d damaged, unreadable or too large pictures are left out: %s%s",
@@ -118,12 +120,7 @@ def _load(frame, name, folder, columns, validation, seed, strict):
             ", ".join(paths[i] for i in bad[:3]),
             " ..." if len(bad) > 3 else "",
         )
-    _check_training(name, splits, class_names)
-    identify = identity(folder, splits.values())
-    splits = completed(splits, identify, validation, seed)
-    if split is not None:
-        warn_of_duplicates(splits, identify)
-    return Data(name, class_names, **splits)
+    return splits
 
 
 def _check_training(name, splits, class_names):
@@ -180,7 +177,7 @@ def _labels(frame, name, columns, others):
 
 
 def _single(frame, name, column):
-    texts = [_text(value) for value in frame[column]]
+    texts = [_label(value) for value in frame[column]]
     if "" in texts:
         raise ValueError(
             f"{name}, row {_row(frame, texts.index(''))}: the label ({column}) is blank. Fill it in "
@@ -200,9 +197,9 @@ def _in_order(names):
 def _of_lists(values):
     """Labels that stand in one column; a blank one is none."""
     if all(isinstance(value, (list, tuple, set, np.ndarray)) for value in values):
-        found = [[_text(one) for one in value] for value in values]
+        found = [[_label(one) for one in value] for value in values]
     else:
-        texts = [_text(value) for value in values]
+        texts = [_label(value) for value in values]
         separator = next((s for s in SEPARATORS if any(s in text for text in texts)), None)
         found = [[part.strip() for part in text.split(separator)] for text in texts]
     found = [set(filter(None, row)) for row in found]
@@ -230,6 +227,11 @@ def _is_binary(values):
     return all(_text(value) in _YES + _NO for value in values)
 
 
+def _label(value):
+    """A label as text; Unicode's ways to write it are one."""
+    return unicodedata.normalize("NFC", _text(value))
+
+
 def _text(value):
     """A cell as text; "" for a missing one."""
     import pandas
@@ -248,11 +250,22 @@ def _paths(frame, name, column, folder):
         path = text if is_address(text) else os.path.join(folder, text)
         if not text or not is_there(path):
             what = f"there is no picture {path}" if text else f"the picture ({column}) is blank"
-            raise ValueError(
-                f"{name}, row {_row(frame, i)}: {what}. Paths start from the folder of the table."
-            )
+            raise ValueError(f"{name}, row {_row(frame, i)}: {what}. {_advice(path)}")
         paths.append(path)
     return paths
+
+
+def _advice(path):
+    """What to do about a picture that is not there."""
+    slashes = path.replace("\\", "/")
+    if is_address(path):
+        return "Check the address."
+    if slashes != path and os.path.isfile(slashes):
+        return f"{slashes} is there: write / between folders."
+    longer = sorted(glob.glob(f"{glob.escape(path)}.*"))
+    if longer:
+        return f"{longer[0]} is there: write names with their endings."
+    return "Paths start from the folder of the table."
 
 
 def _finder():
@@ -284,6 +297,8 @@ def _parts(frame, name, column):
 
 
 def _row(frame, position):
-    """What to call a row: its number below the head, from 1; of a frame of one's own, its index."""
+    """What to call a row: its line in the file; of a frame, its index, or its number from 1 on."""
     index = frame.index[position]
-    return position + 1 if index == position else repr(index)
+    if isinstance(index, str):
+        return repr(index)
+    return position + 1 if index == position else index

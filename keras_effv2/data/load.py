@@ -12,6 +12,7 @@ from keras_effv2.arguments import check_number
 from keras_effv2.data import elsewhere, frames
 from keras_effv2.data.cars import load_cars
 from keras_effv2.data.carving import carve_labels
+from keras_effv2.data.csv_files import load_csv
 from keras_effv2.data.folder import load_folder
 from keras_effv2.data.shards import load_shards
 from keras_effv2.data.split import Data, Split
@@ -117,7 +118,7 @@ def _load(spec, validation, seed, strict):
     if kind == "cars":
         return load_cars(rest, validation, seed, strict)
     if kind == "csv":
-        return frames.load_csv(rest, validation, seed, strict)
+        return load_csv(rest, validation, seed, strict)
     if kind == "keras":
         return elsewhere.load_keras(rest, validation, seed)
     if kind == "hf":
