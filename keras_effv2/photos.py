@@ -224,7 +224,7 @@ def prepare(image, image_size, crop="none", resize="bilinear"):
     (high, wide), (down, right) = resized_sides(height, width, image_size, crop)
     rows, columns = slice(down, down + image_size), slice(right, right + image_size)
     if resize == "pillow-bicubic":
-        return _by_pillow(image, (high, wide))[rows, columns]
+        return _by_pillow(image, (high, wide), rows, columns)
     image = _along(0, image, *(taps[:, rows] for taps in RESIZERS[resize](height, high)))
     image = _along(1, image, *(taps[:, columns] for taps in RESIZERS[resize](width, wide)))
     return image.clip(0, 255).astype("float32", copy=False)
@@ -285,8 +285,18 @@ def _legacy_bicubic(source, target):
 RESIZERS = {"bilinear": _bilinear, "bicubic": _legacy_bicubic}
 
 
-def _by_pillow(image, sides):
+def _by_pillow(image, sides, rows, columns):
+    """Rows and columns of what Pillow resizes a picture to.
+
+    Of a strip it is so long that only these are made, some values of which are rounded otherwise.
+    """
     from PIL import Image
 
-    image = Image.fromarray(np.round(image).clip(0, 255).astype("uint8"))
-    return np.asarray(image.resize(sides[::-1], Image.Resampling.BICUBIC), "float32")
+    picture = Image.fromarray(np.round(image).clip(0, 255).astype("uint8"))
+    if sides[0] * sides[1] <= MAX_PIXELS:
+        whole = picture.resize(sides[::-1], Image.Resampling.BICUBIC)
+        return np.asarray(whole, "float32")[rows, columns]
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    ends = np.array([[columns.start, rows.start], [columns.stop, rows.stop]])
+    box = (ends * picture.size / np.array(sides[::-1])).clip(0, picture.size)
+    return np.asarray(picture.resize(size, Image.Resampling.BICUBIC, box.ravel()), "float32")

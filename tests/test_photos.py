@@ -326,6 +326,17 @@ def test_real_photos_are_cut_as_timm_does(size, crop, shared):
         assert np.abs(photos.prepare(photos.read_image(path), **geometry) - wanted).max() < 1
 
 
+def test_a_strip_is_cut_without_its_length(monkeypatch):
+    """3 x 60,000 pixels would become 235 x 4,700,000; the part that is made is that of the whole."""
+    strip = np.tile(noise(0)[:3, :3], (1, 20_000, 1))
+    assert photos.prepare(strip, 224, 0.95, "pillow-bicubic").shape == (224, 224, 3)
+    picture = np.asarray(Image.fromarray(noise(1)).resize((90, 60), Image.Resampling.BICUBIC))
+    whole = photos.prepare(picture, 48, 0.875, "pillow-bicubic")
+    monkeypatch.setattr(photos, "MAX_PIXELS", 0)
+    part = photos.prepare(picture, 48, 0.875, "pillow-bicubic")
+    np.testing.assert_allclose(part, whole, atol=2)
+
+
 def test_a_share_is_above_0_and_not_above_1():
     for wrong in (0.0, 1.5, 1):
         with pytest.raises(ValueError, match="a share such as 0.95"):
