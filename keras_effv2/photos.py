@@ -225,8 +225,8 @@ def prepare(image, image_size, crop="none", resize="bilinear"):
     rows, columns = slice(down, down + image_size), slice(right, right + image_size)
     if resize == "pillow-bicubic":
         return _by_pillow(image, (high, wide), rows, columns)
-    image = _along(0, image, *(taps[:, rows] for taps in RESIZERS[resize](height, high)))
-    image = _along(1, image, *(taps[:, columns] for taps in RESIZERS[resize](width, wide)))
+    image = _along(0, image, *RESIZERS[resize](np.arange(image_size) + down, height / high, height))
+    image = _along(1, image, *RESIZERS[resize](np.arange(image_size) + right, width / wide, width))
     return image.clip(0, 255).astype("float32", copy=False)
 
 
@@ -258,9 +258,9 @@ def _along(axis, image, sources, shares):
     )
 
 
-def _bilinear(source, target):
-    """Half-pixel bilinear interpolation: `(2, target)` pixels and float32 shares."""
-    position = ((np.arange(target) + 0.5) * source / target - 0.5).clip(0, source - 1)
+def _bilinear(places, scale, source):
+    """Half-pixel bilinear interpolation: `(2, n)` pixels and float32 shares for places of a result."""
+    position = ((places + 0.5) * scale - 0.5).clip(0, source - 1)
     first = position.astype(int)
     distance = position - first
     return (
@@ -269,9 +269,9 @@ def _bilinear(source, target):
     )
 
 
-def _legacy_bicubic(source, target):
-    """TF1's bicubic interpolation, no half-pixel offset, a = -0.75: `(4, target)` each."""
-    position = np.arange(target) * (source / target)
+def _legacy_bicubic(places, scale, source):
+    """TF1's bicubic interpolation, no half-pixel offset, a = -0.75: `(4, n)` each."""
+    position = places * scale
     pixels = position.astype(int) + np.arange(-1, 3)[:, None]
     distance = np.abs(position - pixels)
     shares = np.where(

@@ -329,7 +329,8 @@ def test_real_photos_are_cut_as_timm_does(size, crop, shared):
 def test_a_strip_is_cut_without_its_length(monkeypatch):
     """3 x 60,000 pixels would become 235 x 4,700,000; the part that is made is that of the whole."""
     strip = np.tile(noise(0)[:3, :3], (1, 20_000, 1))
-    assert photos.prepare(strip, 224, 0.95, "pillow-bicubic").shape == (224, 224, 3)
+    for resize in photos.RESIZERS | {"pillow-bicubic": None}:
+        assert photos.prepare(strip, 224, 0.95, resize).shape == (224, 224, 3)
     picture = np.asarray(Image.fromarray(noise(1)).resize((90, 60), Image.Resampling.BICUBIC))
     whole = photos.prepare(picture, 48, 0.875, "pillow-bicubic")
     monkeypatch.setattr(photos, "MAX_PIXELS", 0)

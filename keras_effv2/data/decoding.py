@@ -46,23 +46,17 @@ def cut(image, box):
 
 def resized(image, image_size, method="bilinear", crop="none"):
     """To a square, float32; without antialiasing, as the papers' pictures were, but for Pillow's."""
-    if method == "pillow-bicubic":
+    if method == "pillow-bicubic" or isinstance(crop, float):
 
         def prepare(image):
             return photos.prepare(image, image_size, crop, method)
 
         return tf.numpy_function(prepare, [image], tf.float32, stateful=False)
-    size, start = (image_size, image_size), (0, 0)
-    if isinstance(crop, float):
-        sides = tf.shape(image)[:2]
-        size = int(image_size / crop) * sides // tf.reduce_min(sides)
-        start = tf.cast(tf.round((size - image_size) / 2), tf.int32)
+    size = (image_size, image_size)
     if method == "bicubic":
         image = tf.compat.v1.image.resize_bicubic(tf.cast(image, tf.float32)[None], size)[0]
-        image = tf.clip_by_value(image, 0, 255)
-    else:
-        image = tf.image.resize(image, size)
-    return image[start[0] : start[0] + image_size, start[1] : start[1] + image_size]
+        return tf.clip_by_value(image, 0, 255)
+    return tf.image.resize(image, size)
 
 
 def to_uint8(image):
