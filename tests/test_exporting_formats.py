@@ -73,6 +73,17 @@ def test_lean_exports_run_elsewhere(family, format, quantize, tolerance, tmp_pat
         close(RUN[format](str(path), odd), model(odd).numpy(), tolerance)
 
 
+def test_an_onnx_file_has_the_convolutions_of_the_network(tmp_path):
+    """Runtimes have kernels for them; those of squeeze-excite are products on TensorFlow's CPUs."""
+    onnx = pytest.importorskip("onnx")
+    model = tiny("efficientnet")
+    kev.export(model, tmp_path / "m.onnx", "onnx", images=pictures(1, 32, 32))
+    nodes = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
+    kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+    assert nodes.count("Conv") == sum(isinstance(layer, kinds) for layer in model.layers)
+    assert nodes.count("MatMul") + nodes.count("Gemm") == 1  # the head
+
+
 def test_lean_export_around_a_hub_layer(tmp_path):
     hub = kev.export_hub(small(), tmp_path / "hub")
     inputs = keras.Input((None, None, 3))

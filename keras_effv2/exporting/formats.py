@@ -227,9 +227,10 @@ def _write_onnx(net, target, quantize, images, card):
         import onnxruntime
         import tf2onnx
     function = _inference(net)
-    tf2onnx.convert.from_function(
-        function, input_signature=function.input_signature, opset=17, output_path=str(target)
-    )
+    with layers.portable():  # convolutions stay convolutions, for other runtimes' kernels
+        tf2onnx.convert.from_function(
+            function, input_signature=function.input_signature, opset=17, output_path=str(target)
+        )
     into_onnx(str(target), card)
     session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
