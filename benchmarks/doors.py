@@ -2,12 +2,15 @@
 
     python benchmarks/doors.py --weights b0.weights.h5 --data folder:flowers --peer timm.onnx
 
-Every round times each door once, so that a slow minute of the machine hits all alike; the table
-has medians, and ratios to keras.applications in a `tf.function`.
+Every round times each door once, so that a slow minute of the machine hits all alike, and after an
+untimed call of the same door, since threads of one runtime go on spinning when another is called. The
+table has medians, and ratios to keras.applications in a `tf.function`.
 """
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import pathlib
 import statistics
 import tempfile
@@ -81,7 +84,8 @@ def converted(model, path, examples=None):
     if examples is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([image[None]] for image in examples)
-    path.write_bytes(converter.convert())
+    with contextlib.redirect_stdout(io.StringIO()):  # a line a variable
+        path.write_bytes(converter.convert())
     return tflite(str(path))
 
 
@@ -128,6 +132,7 @@ def latency(calls, images, rounds):
     times = {name: [] for name in calls}
     for round in range(rounds + 1):
         for name, call in calls.items():
+            call(images)
             start = time.perf_counter()
             call(images)
             if round:  # the first warms up
