@@ -139,3 +139,18 @@ def test_classes_match_however_an_accent_is_written():
     layers.find_pixels(model).class_names = ("caf\u00e9", "th\u00e9", "eau", "lait")
     places, _ = evaluation.match_classes(model, ["the\u0301", "cafe\u0301"])
     assert places.tolist() == [1, 0]
+
+
+def test_classes_of_imagenet_are_found_by_name_and_by_wordnet_id():
+    """A part of ImageNet, in any order; what none of its classes is called counts by its place."""
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, keras.layers.Dense(1000)(keras.layers.Flatten()(inputs)))
+    for own in (["tench", "giant_panda"], ["n01440764", "n02510455"]):
+        places, names = evaluation.match_classes(model, own[::-1])
+        assert places.tolist() == [388, 0] and len(names) == 1000 and names[388] == own[1]
+    with pytest.raises(ValueError, match="'crane' is the name of several .*n02012849, n03126707"):
+        evaluation.match_classes(model, ["tench", "crane"])
+    with pytest.raises(ValueError, match="has 1000 outputs and no class names, the data has 2"):
+        evaluation.match_classes(model, ["tench", "my cat"])
+    places, _ = evaluation.match_classes(model, [f"class {i}" for i in range(1000)])
+    assert places.tolist() == list(range(1000))

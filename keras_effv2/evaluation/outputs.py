@@ -1,12 +1,13 @@
 """What a model's outputs say: probabilities, of which classes."""
 
+import collections
 import unicodedata
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import graph, layers
+from keras_effv2 import graph, imagenet, layers
 
 
 def probabilities(model, traced=True):
@@ -143,6 +144,9 @@ def by_class(scores):
 def match_classes(model, class_names):
     """Finds the classes of data among those of a model, by name where the model knows names.
 
+    Of a model without names that has as many outputs as an ImageNet, classes that all have names or
+    WordNet ids of that ImageNet are found by these, in any number and order.
+
     Args:
         model: A `keras.Model` from images to one vector. One output stands for two classes.
         class_names: Names of the data's classes.
@@ -154,7 +158,7 @@ def match_classes(model, class_names):
         ValueError: If a class is unknown to the model, or the numbers differ.
     """
     count = max(2, model.outputs[0].shape[-1])
-    own = graph.said_of_head(model, "class_names")
+    own = graph.said_of_head(model, "class_names") or _of_imagenet(count, class_names)
     if not own:
         if count != len(class_names):
             raise ValueError(
@@ -162,14 +166,36 @@ def match_classes(model, class_names):
                 f"has {len(class_names)} classes. Evaluate it on data with {count} classes."
             )
         return np.arange(count), tuple(class_names)
-    own = [_composed(name) for name in own]
-    unknown = [name for name in class_names if _composed(name) not in own]
+    own = tuple(map(_composed, own))
+    places = {name: place for place, name in enumerate(own)}
+    unknown = [name for name in class_names if _composed(name) not in places]
     if unknown:
         raise ValueError(
             f"The model does not know the class {unknown[0]!r}. Its classes: "
             f"{', '.join(own[:10])}{' ...' if len(own) > 10 else ''}. Rename the class folder."
         )
-    return np.array([own.index(_composed(name)) for name in class_names]), tuple(own)
+    return np.array([places[_composed(name)] for name in class_names]), own
+
+
+def _of_imagenet(count, class_names):
+    """The names of an ImageNet's classes, or their WordNet ids, if all of the data's are among them."""
+    if count in imagenet.LABELS:
+        for own in zip(*imagenet.labels(count), strict=True):
+            if set(class_names) <= set(own):
+                _check_once(class_names, own, count)
+                return own
+    return None
+
+
+def _check_once(class_names, own, count):
+    """Refuses names of two classes of an ImageNet: a crane is a bird, and a machine."""
+    twice = {name for name, times in collections.Counter(own).items() if times > 1}
+    for name in twice.intersection(class_names):
+        ids = [wordnet for wordnet, other in imagenet.labels(count) if other == name]
+        raise ValueError(
+            f"{name!r} is the name of several classes of ImageNet: {', '.join(ids)}. Call the class "
+            "folders by their WordNet ids."
+        )
 
 
 def _composed(name):
