@@ -5,6 +5,7 @@ from keras_effv2.layers.backend import PACKAGE, Passes, portable, replicas, requ
 from keras_effv2.layers.batch_normalization import BatchNormalization
 from keras_effv2.layers.convolution import Conv2D, DepthwiseConv2D, squeeze_excite
 from keras_effv2.layers.dropout import Dropout, DropPath, ReplicaSeed
+from keras_effv2.layers.initializers import FanOutNormal, Normal
 from keras_effv2.layers.pixels import (
     PIXELS,
     SIDE,
@@ -23,6 +24,8 @@ __all__ = [
     "DepthwiseConv2D",
     "DropPath",
     "Dropout",
+    "FanOutNormal",
+    "Normal",
     "PACKAGE",
     "PIXELS",
     "Passes",

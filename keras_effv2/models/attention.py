@@ -56,12 +56,12 @@ class RelativeAttention(keras.layers.Layer):
             return self.add_weight(name=name, shape=shape, initializer=initializer)
 
         width, heads, size = input_shape[-1], self.heads, self.head_size
-        self.qkv_kernel = weight("qkv_kernel", (width, 3, heads, size), _normal())
+        self.qkv_kernel = weight("qkv_kernel", (width, 3, heads, size), layers.Normal())
         self.qkv_bias = weight("qkv_bias", (3, heads, size), "zeros")
         self.relative_bias = weight(
-            "relative_bias", (heads, 2 * self.grid[0] - 1, 2 * self.grid[1] - 1), _normal()
+            "relative_bias", (heads, 2 * self.grid[0] - 1, 2 * self.grid[1] - 1), layers.Normal()
         )
-        self.out_kernel = weight("out_kernel", (heads, size, self.channels), _normal())
+        self.out_kernel = weight("out_kernel", (heads, size, self.channels), layers.Normal())
         self.out_bias = weight("out_bias", (self.channels,), "zeros")
 
     def call(self, inputs, return_attention=False):
@@ -116,10 +116,6 @@ class RelativeAttention(keras.layers.Layer):
             "grid": self.grid,
             "width": self.width,
         }
-
-
-def _normal():
-    return keras.initializers.RandomNormal(stddev=0.02)
 
 
 def _offsets(side):

@@ -24,10 +24,6 @@ from keras_effv2.variants.layouts import layout
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": layers.gelu_tanh}
 
 
-def _normal():
-    return keras.initializers.RandomNormal(stddev=0.02)
-
-
 def _conv(x, channels, kernel, stride, name, bias):
     return layers.Conv2D(
         channels,
@@ -35,7 +31,7 @@ def _conv(x, channels, kernel, stride, name, bias):
         strides=stride,
         padding="same",
         use_bias=bias,
-        kernel_initializer=_normal(),
+        kernel_initializer=layers.Normal(),
         name=name,
     )(x)
 
@@ -81,12 +77,12 @@ def mbconv_block(x, stage, stride, variant, grid, drop_path, depth, name):
         strides=stride // at_expand,
         padding="same",
         use_bias=False,
-        depthwise_initializer=_normal(),
+        depthwise_initializer=layers.Normal(),
         name=name + "dwconv",
     )(x)
     x = _batch_norm(x, name + "bn")
     x = keras.layers.Activation(ACTIVATIONS[variant.gelu], name=name + "activation")(x)
-    x = layers.squeeze_excite(x, stage.channels // 4, "silu", name, _normal)
+    x = layers.squeeze_excite(x, stage.channels // 4, "silu", name, layers.Normal)
     x = _conv(x, stage.channels, 1, 1, name + "project_conv", bias=True)
     return add(shortcut, x, drop_path, depth, name)
 
@@ -106,7 +102,7 @@ def transformer_block(x, stage, stride, variant, grid, drop_path, depth, name):
 
 
 def _dense(x, channels, name, **kwargs):
-    return keras.layers.Dense(channels, kernel_initializer=_normal(), name=name, **kwargs)(x)
+    return keras.layers.Dense(channels, kernel_initializer=layers.Normal(), name=name, **kwargs)(x)
 
 
 BLOCKS = {"mbconv": mbconv_block, "transformer": transformer_block}

@@ -21,11 +21,6 @@ from keras_effv2.variants.coatnet_rw import HEAD_SIZE, VARIANTS, Stage, Variant
 # --------------------------------------------------------------------------------------- pieces
 
 
-def _conv_initializer():
-    """N(0, 2 / fan_out), not truncated: timm `_init_conv`."""
-    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
-
-
 def _edged(x, kernel, stride, name):
     """Where a convolution strides: zeros on both sides, as PyTorch pads; "same" has them behind."""
     if stride == 1 or kernel == 1:
@@ -41,7 +36,7 @@ def _conv(x, channels, kernel, stride, name, bias=False):
         strides=stride,
         padding=padding,
         use_bias=bias,
-        kernel_initializer=_conv_initializer(),
+        kernel_initializer=layers.FanOutNormal(),
         name=name,
     )(x)
 
@@ -54,7 +49,7 @@ def _depthwise(x, kernel, stride, name, multiplier=1, bias=False):
         padding=padding,
         depth_multiplier=multiplier,
         use_bias=bias,
-        depthwise_initializer=_conv_initializer(),
+        depthwise_initializer=layers.FanOutNormal(),
         name=name,
     )(x)
 
@@ -100,7 +95,7 @@ def mbconv_block(x, stage, stride, variant, grid, drop_path, depth, name):
     width, bias = x.shape[-1], variant.biases == "all"
 
     def excite(x):
-        return layers.squeeze_excite(x, width, variant.excite_activation, name, _conv_initializer)
+        return layers.squeeze_excite(x, width, variant.excite_activation, name, layers.FanOutNormal)
 
     shortcut = _shortcut(x, stage.channels, stride, variant.pool, bias, name)
     x = _batch_norm(x, name + "pre_bn", variant.pre_activation and name + "pre_activation")

@@ -17,11 +17,6 @@ from keras_effv2.variants.efficientnet_v2 import VARIANTS, Stage, Variant
 # --------------------------------------------------------------------------------------- pieces
 
 
-def _kernel_initializer():
-    """N(0, 2 / fan_out), not truncated: google/automl `conv_kernel_initializer`."""
-    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
-
-
 def _conv(x, channels, kernel, stride, name):
     return layers.Conv2D(
         channels,
@@ -29,7 +24,7 @@ def _conv(x, channels, kernel, stride, name):
         strides=stride,
         padding="same",
         use_bias=False,
-        kernel_initializer=_kernel_initializer(),
+        kernel_initializer=layers.FanOutNormal(),
         name=name,
     )(x)
 
@@ -65,13 +60,13 @@ def mbconv_block(x, stage, stride, drop_path, depth, name):
         strides=stride,
         padding="same",
         use_bias=False,
-        depthwise_initializer=_kernel_initializer(),
+        depthwise_initializer=layers.FanOutNormal(),
         name=name + "dwconv2",
     )(x)
     x = _norm(x, name + "bn", name + "activation")
     # a quarter of the block's input, not of the expanded channels
     width = max(1, inputs.shape[-1] // 4)
-    x = layers.squeeze_excite(x, width, layers.silu, name, _kernel_initializer)
+    x = layers.squeeze_excite(x, width, layers.silu, name, layers.FanOutNormal)
     x = _conv(x, stage.channels, 1, 1, name + "project_conv")
     x = _norm(x, name + "project_bn")
     return _residual(x, inputs, stride, drop_path, depth, name)

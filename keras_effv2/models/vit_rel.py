@@ -26,7 +26,7 @@ def features(x, variant, drop_path, prefix=""):
         PATCH,
         strides=PATCH,
         padding="same",
-        kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
+        kernel_initializer=layers.Normal(),
         name=prefix + "stem_conv",
     )(x)
     for r in range(stage.repeats):
