@@ -17,6 +17,7 @@ from scipy.special import softmax
 from tensorflow.lite.python import schema_py_generated as schema
 
 from keras_effv2 import cli, evaluation, exporting, graph, imagenet, layers, model_files
+from keras_effv2.model_files import runtimes
 
 NAMES = ("red", "green", "blue", "grey")
 FORMATS = ("hub", "saved_model", "tflite", "onnx")
@@ -159,9 +160,9 @@ def test_what_cannot_be_opened(exported, tmp_path):
         (tmp_path / "empty" / name).write_bytes(b"x")
     with pytest.raises(ValueError, match="holds several models: a.keras, b.keras. Name one"):
         model_files.load_model(tmp_path / "empty")
-    for name in ("x.tflite", "x.onnx"):
+    for name, said in (("x.tflite", "does not say what"), ("x.onnx", "cannot be opened: ")):
         (tmp_path / name).write_bytes(b"nothing of the kind")
-        with pytest.raises(ValueError, match=f"{name} cannot be opened: "):
+        with pytest.raises(ValueError, match=f"{name} {said}"):
             model_files.load_model(tmp_path / name)
         with pytest.raises(FileNotFoundError, match="There is no model file"):
             model_files.load_model(tmp_path / "no" / name)
@@ -176,6 +177,16 @@ def test_what_cannot_be_opened(exported, tmp_path):
         model_files.load_model(tmp_path / "features")
     with pytest.raises(ValueError, match="is no model that Keras saved, but an export"):
         model_files.load_keras(paths["tflite"])
+
+
+@pytest.mark.parametrize("kept", (0, 0.02, 0.5, 0.99))
+def test_a_cut_tflite_file_is_kept_from_its_runtime(exported, tmp_path, monkeypatch, kept):
+    """LiteRT reads on behind its end, and the process is gone."""
+    content = exported[0]["tflite"].read_bytes()
+    (tmp_path / "x.tflite").write_bytes(content[: int(kept * len(content))])
+    monkeypatch.setattr(runtimes, "tflite_interpreter", lambda path: pytest.fail("it was read"))
+    with pytest.raises(ValueError, match="x.tflite does not say what .* are: it is cut off"):
+        model_files.load_model(tmp_path / "x.tflite")
 
 
 def metadata_of(path):

@@ -60,6 +60,9 @@ def tflite(path):
     """A TFLite file; one picture at a time, as it was made for."""
     import tensorflow as tf
 
+    card = _card_behind(path)
+    if not card:  # LiteRT ends the process over a file that is cut off
+        return None, card
     interpreter = tflite_interpreter(path)
     interpreter.allocate_tensors()
     (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -72,14 +75,16 @@ def tflite(path):
             outputs.append(interpreter.get_tensor(wanted["index"])[0].astype("float32"))
         return np.stack(outputs)
 
-    card = {}
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if CARD in archive.namelist():
-                card = json.loads(archive.read(CARD))
-    if card:
-        card = {**card, "image_size": int(given["shape"][1]), "only": True}
+    card = {**card, "image_size": int(given["shape"][1]), "only": True}
     return lambda images: tf.numpy_function(one_by_one, [images], tf.float32, stateful=False), card
+
+
+def _card_behind(path):
+    """The card in the archive at a file's end, which is there alone if the file is whole."""
+    if not zipfile.is_zipfile(path):
+        return {}
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read(CARD)) if CARD in archive.namelist() else {}
 
 
 def tflite_interpreter(path):

@@ -18,8 +18,9 @@ def wrapped(path, run, card):
     """
     if not card:
         raise ValueError(
-            f"{path} does not say what its pixels and outputs are: it was not written by this version "
-            "of keras_effv2. Export it anew (effv2 export), or give the .keras file it was made of."
+            f"{path} does not say what its pixels and outputs are: it is cut off, or was not written by "
+            "this version of keras_effv2. Get it again or export it anew (effv2 export), or give the "
+            ".keras file it was made of."
         )
     if card.get("kind", "classification") != "classification":
         raise ValueError(f"{path} is a {card['kind']}: it gives features, no classes.")
