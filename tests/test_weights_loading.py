@@ -54,6 +54,18 @@ def test_a_mismatch_lists_itself_and_changes_nothing(tiny_effnet, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_weights_without_a_head_name_nothing(tiny_effnet, tmp_path):
+    """A head of random weights is for those who say how many classes they will train it for."""
+    path = str(tmp_path / "body.weights.h5")
+    tiny_effnet(include_top=False).save_weights(path)
+    with pytest.raises(
+        ValueError, match="body.weights.h5 has no head, and a new one knows no class"
+    ):
+        tiny_effnet(weights=path, classes=None)
+    assert tiny_effnet(weights=path, classes=3).output_shape == (None, 3)
+    tiny_effnet(include_top=False, weights=path)
+
+
 def test_bias_tables_fit_another_size(tiny_coatnet, tmp_path):
     model = tiny_coatnet(input_shape=(64, 64, 3))
     model.save_weights(tmp_path / "c.weights.h5")

@@ -49,7 +49,8 @@ def _hub(values):
 
     from keras_effv2 import exporting
 
-    model = flags.load_model(values)
+    head = {} if values.kind == "classification" else {"include_top": False, "pooling": "avg"}
+    model = flags.load_model(values, **head)
     flags.write(str(exporting.export_hub(model, values.output, values.kind)))
 
 

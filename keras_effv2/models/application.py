@@ -98,8 +98,7 @@ def build(
         outputs = family.top(pyramid[family.levels[-1]], variant, prefix)
         outputs = _pooled(outputs, "avg" if include_top else pooling, prefix)
     if include_top:
-        head_classes = checkpoint.classes if checkpoint else None
-        classes = classes or head_classes or 1000
+        classes = classes or (checkpoints.classes_of(checkpoint) if checkpoint else 1000)
         rate = variant.dropout if dropout is None else dropout
         outputs = family.neck(outputs, variant, prefix)
         outputs = _head(outputs, classes, classifier_activation, rate, prefix)
@@ -339,7 +338,8 @@ _DOCSTRING = """Builds {variant.name}. {family.title}.
         pooling: Without the top, None gives the feature map `(batch, h / 32, w / 32, channels)`,
             `"avg"` or `"max"` the vector `(batch, channels)`.
         classes: Number of outputs. None gives the head of the weights, or 1000 without weights;
-            another number than the weights' builds a fresh head and says so.
+            another number than the weights' builds a fresh head and says so. Weights without a head
+            need it.
         classifier_activation: Activation of the head. None gives logits, which evaluation reads as
             the head of the weights was trained (21k: sigmoids), those of a fresh one as a softmax.
         include_preprocessing: Whether the model takes pixels 0..255 and normalises them itself.

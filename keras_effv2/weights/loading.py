@@ -89,6 +89,16 @@ def check_weights(model, weights):
         raise FileNotFoundError(f"There is no weights file {weights}. Check the path.")
 
 
+def classes_of(checkpoint):
+    """How many classes the head of a checkpoint has; refuses one without, for names by chance."""
+    if checkpoint.classes is None:
+        raise ValueError(
+            f"{checkpoint.origin} has no head, and a new one knows no class before it is trained. Give "
+            "`classes` for a new one, include_top=False for none, or weights with their head."
+        )
+    return checkpoint.classes
+
+
 def _unknown(model, weights):
     rows = list_weights(model)
     known = f"Known tags: {', '.join(row.tag for row in rows)}."
