@@ -52,6 +52,43 @@ def check_kind(name, value, kind, wanted):
     TypeError: `data` is what keras_effv2.data.load gives. Received: str 'digits'.
     """
     if not isinstance(value, kind):
-        text = repr(value)
-        text = f" {text}" if len(text) < 60 and "\n" not in text else ""
-        raise TypeError(f"`{name}` is {wanted}. Received: {type(value).__name__}{text}.")
+        raise TypeError(f"`{name}` is {wanted}. Received: {_told(value)}.")
+
+
+def check_array(name, value, wanted, fits):
+    """Gives what was given as an array; refuses what is none of finite real numbers.
+
+    Args:
+        name: Of the argument.
+        value: What was given: an array, a tensor, lists of numbers.
+        wanted: What is wanted, as the sentence goes on.
+        fits: Function of a shape that says whether it is wanted.
+
+    Raises:
+        ValueError: Says which, what was wanted and what came.
+
+    Example:
+
+    >>> check_array("scores", [0.2, 0.8], "an array (batch, classes)", lambda shape: len(shape) == 2)
+    Traceback (most recent call last):
+    ValueError: `scores` is an array (batch, classes). Received: float64 (2,).
+    """
+    import numpy as np  # not for the commands that only tell something
+
+    try:
+        found = np.asarray(value)
+    except Exception:  # of any class: what is no array decides what it raises
+        found = np.asarray(None)
+    real = found.dtype.kind in "iuf" or found.dtype.name == "bfloat16"
+    came = f"{found.dtype} {found.shape}" if real or found is value else _told(value)
+    if real and fits(found.shape):
+        if found.dtype.kind in "iu" or np.isfinite(found).all():
+            return found
+        came += " with NaN or infinity"
+    raise ValueError(f"`{name}` is {wanted}. Received: {came}.")
+
+
+def _told(value):
+    """The class of an object, and itself where it is short."""
+    text = repr(value)
+    return type(value).__name__ + (f" {text}" if len(text) < 60 and "\n" not in text else "")

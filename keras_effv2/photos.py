@@ -182,6 +182,25 @@ _FRAMES = {
 } | {(b"\x08", bytes((1, 1, 0x11, 0)))}
 
 
+def check_range(name, pixels):
+    """Refuses pixels that are not 0..255, such as those of 16 bits or scaled to 0..1.
+
+    Args:
+        name: Of the argument.
+        pixels: Array of finite numbers.
+
+    Raises:
+        ValueError: Says from where to where they go.
+    """
+    low, high = float(pixels.min()), float(pixels.max())
+    scaled = pixels.dtype.kind not in "iu" and 0 < high <= 1
+    if scaled or low < 0 or high > 255:
+        raise ValueError(
+            f"`{name}` has pixels 0..255. Received: {low:g} to {high:g}. Leave out what scales them: "
+            "the model does so itself."
+        )
+
+
 CROPS = ("none", "automl")
 RESIZES = ("bilinear", "bicubic", "pillow-bicubic")
 

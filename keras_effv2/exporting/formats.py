@@ -10,12 +10,14 @@ import numpy.typing
 import tensorflow as tf
 
 from keras_effv2 import errors, files, graph, layers, needs
+from keras_effv2.arguments import check_array
 from keras_effv2.exporting.card import card_of
 from keras_effv2.exporting.folding import fold
 from keras_effv2.exporting.metadata import CARD, into_onnx, into_tflite
 from keras_effv2.exporting.verification import Report, compare, is_exact
 from keras_effv2.exporting.views import any_size, constant_rates, labels_of, saved_models_in
 from keras_effv2.model_files.runtimes import tflite_interpreter
+from keras_effv2.photos import check_range
 
 FORMATS = ("saved_model", "tflite", "onnx")
 
@@ -120,17 +122,16 @@ def _images(model, images) -> np.ndarray:
         side = (pixels and pixels.image_size) or layers.SIDE
         shape = (16, height or side, width or side, channels)
         images = np.random.default_rng(0).uniform(0, 255, shape)
-    images = np.asarray(images, "float32")
-    fits = images.ndim == 4 and all(
-        own in (None, side) for own, side in zip((height, width, channels), images.shape[1:])
-    )
-    if not fits or not len(images):
-        size = (height or "height", width or "width", channels)
-        raise ValueError(
-            f"`images` is an array (n, {', '.join(map(str, size))}), 0..255. Received shape: "
-            f"{images.shape}."
-        )
-    return images
+    size = ", ".join(map(str, (height or "height", width or "width", channels)))
+
+    def fits(shape):
+        given = zip((height, width, channels), shape[1:])
+        return len(shape) == 4 and all(shape) and all(own in (None, side) for own, side in given)
+
+    images = check_array("images", images, f"an array (n, {size}), 0..255", fits)
+    if layers.find_pixels(model) is not None:
+        check_range("images", images)
+    return images.astype("float32", copy=False)
 
 
 def _check_drift(report, scale, quantize, exact):
