@@ -9,13 +9,17 @@ import gzip
 import importlib.resources
 import itertools
 import os
+import typing
 
 import keras
 import numpy as np
 
 from keras_effv2 import graph, layers
-from keras_effv2.arguments import check_kind, check_number
-from keras_effv2.photos import prepare, read_image
+from keras_effv2.arguments import check_array, check_kind, check_number
+from keras_effv2.photos import check_range, is_picture, prepare, read_image
+
+if typing.TYPE_CHECKING:
+    import PIL.Image
 
 LABELS = {
     1000: "imagenet1k.tsv.gz",
@@ -131,7 +135,7 @@ def decode_predictions(preds, top=5):
 
 def prepare_image(
     model: keras.Model,
-    picture: str | bytes | os.PathLike | np.ndarray,
+    picture: "str | bytes | os.PathLike | np.ndarray | PIL.Image.Image",
     image_size: int | None = None,
 ) -> np.ndarray:
     """Prepares a picture as a model wants it: read as people see it, cut, resized.
@@ -141,7 +145,8 @@ def prepare_image(
 
     Args:
         model: A model of pictures `(side, side, 3)` that normalises them itself.
-        picture: Path, the bytes of a file, or an array `(height, width, 3)` of 0..255.
+        picture: Path, the bytes of a file, an image of Pillow's, or an array `(height, width, 3)` of
+            0..255.
         image_size: Side in pixels; None: that at which the model was evaluated, else 224.
 
     Returns:
@@ -160,14 +165,14 @@ def prepare_image(
     (224, 224, 3)
     """
     check_kind("model", model, keras.Model, "a keras.Model")
-    if isinstance(picture, (str, bytes, os.PathLike)):
-        picture = read_image(picture)
-    picture = np.asarray(picture)
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype.kind not in "uif":
-        raise ValueError(
-            "`picture` is a path, the bytes of a file, or an array (height, width, 3) of 0..255. "
-            f"Received: {picture.dtype} {picture.shape}."
-        )
+    picture = check_array(
+        "picture",
+        read_image(picture) if is_picture(picture) else picture,
+        "a path, the bytes of a file, an image of Pillow's, or an array (height, width, 3) of 0..255",
+        lambda shape: len(shape) == 3 and shape[2] == 3 and all(shape),
+    )
+    if picture.dtype != np.uint8:
+        check_range("picture", picture)
     pixels = layers.find_pixels(model)
     geometry = (pixels.crop, pixels.resize) if pixels is not None else ()
     return prepare(picture, graph.side_of(model, image_size), *geometry)

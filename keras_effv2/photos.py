@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import struct
 import threading
 import warnings
@@ -36,7 +37,7 @@ def read_image(source):
     of 16-bit grey, 4095 of a TIFF of 12 bits, 1.0 of floats.
 
     Args:
-        source: Path, or the bytes of a file.
+        source: Path, the bytes of a file, or an image of Pillow's.
 
     Returns:
         uint8 array `(height, width, 3)`.
@@ -49,11 +50,12 @@ def read_image(source):
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    name = "The picture" if isinstance(source, bytes) else f"{source}"
-    file = io.BytesIO(source) if isinstance(source, bytes) else files.open_regular(source)
+    given = contextlib.nullcontext(source) if isinstance(source, Image.Image) else None
+    name = "The picture" if given or isinstance(source, bytes) else f"{source}"
+    file = io.BytesIO(source) if isinstance(source, bytes) else given or files.open_regular(source)
     with file:
         try:
-            with open_picture(file) as image:
+            with given or open_picture(file) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError(
                         f"{name} has {image.width}x{image.height} pixels, more than "
@@ -95,7 +97,7 @@ def _is_inverted(image):
 
 def _is_deep(image):
     """Whether Pillow takes the upper 8 of 16 bits: of the colours, but not of what is transparent."""
-    return any("16" in str(tile[-1]) for tile in image.tile)
+    return any("16" in str(tile[-1]) for tile in getattr(image, "tile", ()))
 
 
 def _grey(image, white, inverted, name):
@@ -129,6 +131,11 @@ def _rgb(image, name):
             f"{name} has pixels of mode {image.mode}, which Pillow does not convert to RGB: save it "
             "as RGB."
         ) from None
+
+
+def is_picture(source):
+    """Whether `read_image` reads something; Pillow need not be installed to know that it does not."""
+    return isinstance(source, (str, bytes, os.PathLike)) or hasattr(source, "getexif")
 
 
 def open_picture(file, formats=None):

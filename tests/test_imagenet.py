@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from made_pictures import encoded, noise
+from PIL import Image
 
 import keras_effv2 as kev
 from keras_effv2 import imagenet, layers, photos
@@ -12,13 +13,14 @@ PIXELS = noise(3, 50, 70)
 
 
 def test_a_picture_as_the_model_wants_it(tiny_effnet, tmp_path):
-    """Path, bytes or array; side, crop and interpolation of its contract."""
+    """Path, bytes, image of Pillow's or array; side, crop and interpolation of its contract."""
     model = tiny_effnet()
     contract = layers.find_pixels(model)
     contract.image_size, contract.crop, contract.resize = 48, "automl", "bicubic"
     (tmp_path / "x.png").write_bytes(encoded(PIXELS))
     wanted = photos.prepare(PIXELS, 48, "automl", "bicubic")
-    for picture in (tmp_path / "x.png", str(tmp_path / "x.png"), encoded(PIXELS), PIXELS):
+    forms = (str(tmp_path / "x.png"), encoded(PIXELS), Image.fromarray(PIXELS), PIXELS)
+    for picture in (tmp_path / "x.png", *forms):
         np.testing.assert_array_equal(kev.prepare_image(model, picture), wanted)
     assert kev.prepare_image(model, PIXELS, image_size=64).shape == (64, 64, 3)
     contract.image_size = None

@@ -47,6 +47,18 @@ def test_photos_stand_upright(tmp_path, orientation):
     content = jpeg(Image.fromarray(smooth()), exif=exif)
     wanted = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
     np.testing.assert_allclose(evaluated(tmp_path, content, 32), wanted, atol=6)
+    np.testing.assert_array_equal(photos.read_image(Image.open(io.BytesIO(content))), wanted)
+
+
+@pytest.mark.parametrize("mode", ("L", "P", "RGBA", "CMYK", "HSV", "I;16"))
+def test_an_image_of_pillows_is_read_as_its_file(tmp_path, mode):
+    """And stays what it is."""
+    grey = Image.fromarray(smooth()[..., 0].astype("uint16") * 257)
+    image = grey if mode == "I;16" else Image.fromarray(smooth()).convert(mode)
+    wanted = smooth()[..., :1].repeat(3, -1) if mode == "I;16" else np.asarray(image.convert("RGB"))
+    for _ in range(2):
+        np.testing.assert_array_equal(photos.read_image(image), wanted)
+    assert image.mode == mode
 
 
 @pytest.mark.parametrize("mode", ("RGB", "L", "CMYK"))
