@@ -108,7 +108,7 @@ def decode_predictions(preds, top=5):
         A list, one entry an image, of lists of `(WordNet id, name, score)`, best first.
 
     Raises:
-        ValueError: If the shape is another one.
+        ValueError: If it is no such array, or holds NaN or infinity.
 
     Example:
 
@@ -116,14 +116,15 @@ def decode_predictions(preds, top=5):
     [[('n02510455', 'giant_panda', 1.0)]]
     """
     check_number("`top`", top, 1, whole=True)
-    preds = np.asarray(preds)
-    if preds.ndim != 2 or preds.shape[1] not in LABELS:
-        raise ValueError(
-            f"`preds` is an array (batch, classes) of {_KNOWN} classes, the outputs of a model with "
-            f"its ImageNet head. Received shape: {preds.shape}."
-        )
+    preds = check_array(
+        "preds",
+        preds,
+        f"an array (batch, classes) of {_KNOWN} classes, the outputs of a model with its ImageNet head",
+        lambda shape: len(shape) == 2 and shape[1] in LABELS,
+    )
     names = labels(preds.shape[1])
-    best = np.argsort(-preds, axis=1, kind="stable")[:, :top]
+    # in float64: of eight bits, as quantised networks give, the least has no negative
+    best = np.argsort(-preds.astype("float64"), axis=1, kind="stable")[:, :top]
     return [
         [(*names[index], float(row[index])) for index in indices]
         for row, indices in zip(preds, best, strict=True)

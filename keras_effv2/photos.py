@@ -203,8 +203,8 @@ def check_range(name, pixels):
     scaled = pixels.dtype.kind not in "iu" and 0 < high <= 1
     if scaled or low < 0 or high > 255:
         raise ValueError(
-            f"`{name}` has pixels 0..255. Received: {low:g} to {high:g}. Leave out what scales them: "
-            "the model does so itself."
+            f"`{name}` has pixels 0..255. Received: {low:g} to {high:g}. Bring them to 0..255; all other "
+            "scaling is done here."
         )
 
 

@@ -73,3 +73,13 @@ def test_imagenet12k_is_a_part_of_imagenet21k():
     assert name[:2] == some[-1]
     with pytest.raises(ValueError, match="1000, 11821 or 21843 classes"):
         imagenet.labels(12)
+
+
+@pytest.mark.parametrize("kind", ("uint8", "int8", "int64", "float16"))
+def test_outputs_of_any_numbers_are_ranked(kind):
+    """Eight bits are what quantised networks give, and their least has no negative."""
+    low = np.iinfo(kind).min if "int" in kind else -1
+    scores = np.full((1, 1000), low, kind)
+    scores[0, [388, 7]] = 100, 50
+    ((first, second),) = imagenet.decode_predictions(scores, top=2)
+    assert (first[1:], second[2]) == (("giant_panda", 100.0), 50.0)
