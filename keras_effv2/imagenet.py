@@ -44,7 +44,8 @@ def preprocess_input(x, data_format=None, *, model=None):
         `x`, normalised under the model's contract in float32 if the model does not do so itself.
 
     Raises:
-        ValueError: If `data_format` is `"channels_first"` or the model carries no contract.
+        ValueError: If `data_format` is `"channels_first"`, the model carries no contract, or `x` is
+            no such array.
 
     Example:
 
@@ -58,6 +59,7 @@ def preprocess_input(x, data_format=None, *, model=None):
         )
     if model is None:
         return x
+    check_kind("model", model, keras.Model, "a keras.Model")
     pixels = layers.find_pixels(model)
     if pixels is None:
         raise ValueError(
@@ -66,9 +68,12 @@ def preprocess_input(x, data_format=None, *, model=None):
         )
     if pixels.enabled:
         return x
-    if isinstance(x, np.ndarray):
-        x = x.astype("float32")
-    return layers.normalize(x, pixels.pixels)
+    if keras.ops.is_tensor(x) or isinstance(x, keras.KerasTensor):
+        return layers.normalize(keras.ops.cast(x, "float32"), pixels.pixels)
+    channels = model.inputs[0].shape[-1]
+    wanted = f"an array or a tensor (..., height, width, {channels}) of 0..255"
+    x = check_array("x", x, wanted, lambda shape: len(shape) > 2 and shape[-1] == channels)
+    return layers.normalize(x.astype("float32"), pixels.pixels)
 
 
 _KNOWN = "1000, 11821 or 21843"
