@@ -11,6 +11,7 @@ import pytest
 from conftest import build_convnet, dense, tiny_data
 
 import keras_effv2 as kev
+from keras_effv2 import evaluation
 from keras_effv2.data import Split
 from keras_effv2.models import VARIANTS
 from keras_effv2.phases import Phase
@@ -130,7 +131,13 @@ ROWS = [
     ("kev.gradcam(model, zeros(32, 32, 3))", "`images` is an array (n, height, width, 3)"),
     ("kev.gradcam(model, zeros(1, 32, 32, 1))", "`images` is an array (n, height, width, 3)"),
     ('kev.gradcam(model, "photo.jpg")', "`images` is an array (n, height, width, 3)"),
+    ("kev.gradcam(model, nan)", "Received: float64 (1, 9, 8, 3) with NaN or infinity."),
+    ("kev.gradcam(model, [[1], [1, 2]])", "as the model takes it. Received: list [[1], [1, 2]]."),
     ("kev.gradcam(model, zeros(1, 32, 32, 3), 99)", "99"),
+    ("kev.gradcam(model, zeros(1, 32, 32, 3), 1.5)", "`class_index` is one class out of 0 to 3"),
+    ("kev.gradcam(model, zeros(1, 32, 32, 3), 'red')", "`class_index` is one class out of 0 to 3"),
+    ("attention_maps('b0', zeros(1, 32, 32, 3))", "`model` is a keras.Model. Received: str 'b0'."),
+    ("attention_maps(model, zeros(32, 32, 3))", "`images` is an array (n, height, width, 3)"),
     ('kev.class_names("m.keras")', "`model` is a keras.Model. Received: str 'm.keras'."),
     ('kev.prepare_image("b0", "x.jpg")', "`model` is a keras.Model. Received: str 'b0'."),
     ("kev.prepare_image(model, zeros(8, 8))", "`picture` is a path, the bytes of a file, an image"),
@@ -188,6 +195,7 @@ def names():
         "kev": kev,
         "flat": keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)]),
         "b0": kev.EfficientNetV2B0,
+        "attention_maps": evaluation.attention_maps,
         "data": tiny_data(),
         "model": build_convnet(),
         "bare": keras.Sequential([keras.Input((None, None, 3)), kev.layers.Pixels(enabled=False)]),

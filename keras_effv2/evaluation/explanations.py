@@ -8,7 +8,7 @@ import numpy.typing
 import tensorflow as tf
 
 from keras_effv2 import graph, layers
-from keras_effv2.arguments import check_kind
+from keras_effv2.arguments import check_array, check_kind
 
 
 def gradcam(
@@ -35,14 +35,7 @@ def gradcam(
     Source: Selvaraju et al. 2016, https://arxiv.org/abs/1610.02391.
     """
     layers.require_tensorflow("Grad-CAM")
-    check_kind("model", model, keras.Model, "a keras.Model")
-    given, channels = np.asarray(images), model.inputs[0].shape[-1]
-    if given.ndim != 4 or given.shape[-1] != channels or given.dtype.kind not in "iuf":
-        raise ValueError(
-            f"`images` is an array (n, height, width, {channels}) as the model takes it. Received: "
-            f"{given.dtype} {given.shape}."
-        )
-    given, flat = tf.cast(given, tf.float32), graph.flattened(model)
+    given, flat = _checked(model, images), graph.flattened(model)
     features = _feature_map(flat, model.name, given.shape[-1], layer)
     both = keras.Model(flat.input, [features, graph.logits_of(flat).outputs[0]])
     with tf.GradientTape() as tape:
@@ -56,6 +49,18 @@ def gradcam(
     heat = tf.cast(tf.nn.relu(tf.reduce_sum(weights * features, -1, keepdims=True)), tf.float32)
     heat /= tf.maximum(tf.reduce_max(heat, (1, 2, 3), keepdims=True), 1e-12)
     return tf.image.resize(heat, given.shape[1:3])[..., 0].numpy()
+
+
+def _checked(model, images):
+    """Images as a model takes them, float32."""
+    check_kind("model", model, keras.Model, "a keras.Model")
+    channels = model.inputs[0].shape[-1]
+    wanted = f"an array (n, height, width, {channels}) as the model takes it"
+
+    def fits(shape):
+        return len(shape) == 4 and all(shape) and shape[-1] == channels
+
+    return tf.cast(check_array("images", images, wanted, fits), tf.float32)
 
 
 def _feature_map(flat, name, channels, layer):
@@ -79,7 +84,8 @@ def _chosen(class_index, outputs):
     if class_index is None:
         return tf.one_hot(tf.argmax(outputs, -1), classes)
     index = np.asarray(class_index)
-    if index.shape not in ((), (count,)) or not ((index >= 0) & (index < classes)).all():
+    whole = index.dtype.kind in "iu" and index.shape in ((), (count,))
+    if not whole or not ((index >= 0) & (index < classes)).all():
         raise ValueError(
             f"`class_index` is one class out of 0 to {classes - 1}, or one for each of the {count} "
             f"images. Received: {class_index!r}."
@@ -94,12 +100,11 @@ def attention_maps(model, images, layer=None):
         ValueError: If the model has no relative attention.
     """
     layers.require_tensorflow("An attention map")
+    given = _checked(model, images)
     own = [x for x in model.layers if type(x).__name__ == "RelativeAttention"]
     if layer is not None:
         own = [x for x in own if x.name == layer]
     if not own:
         raise ValueError(f"Model {model.name!r} has no such layer of relative attention.")
-    before = keras.Model(model.inputs[0], own[-1].input)(
-        tf.cast(images, tf.float32), training=False
-    )
+    before = keras.Model(model.inputs[0], own[-1].input)(given, training=False)
     return own[-1](before, return_attention=True)[1].numpy()
