@@ -128,6 +128,26 @@ ROWS = [
     ("kev.evaluate(model, data, image_size=0)", "`image_size` is a whole number from 1"),
     ("kev.evaluate(model, data, batch_size=-5)", "`batch_size` is a whole number from 1"),
     ("kev.evaluate(dense(7), data)", "7 outputs and no class names, the data has 4 classes"),
+    ("kev.evaluate(model, replace(data, test=data.train.select([])))", "`test` has no pictures."),
+    ("kev.evaluate(model, replace(data, test=pictures))", "`test` is a split of pictures, such as"),
+    (
+        "calibrate(model, data)",
+        "`split` is a split of pictures, such as `data.validation`. Received:",
+    ),
+    ("calibrate(model, pictures)", "such as `data.validation`. Received: ndarray."),
+    (
+        "calibrate(model, data.train, strangers=pictures, share=0.1)",
+        "`strangers` is a split of pict",
+    ),
+    ("calibrate(model, data.train, share='5 %')", "in (0, 1). Received: '5 %'."),
+    (
+        "calibrate(model, data.train, class_weights=[1, 1])",
+        "is an array (4,) of numbers above 0, one",
+    ),
+    ("calibrate(model, data.train, class_weights={'red': 1})", "Received: dict {'red': 1}."),
+    ("calibrate(model, data.train, class_weights=[1, 1, 0, 1])", "Received: [1, 1, 0, 1]."),
+    ("calibrate(model, data.train, class_weights=4 * [nan.max()])", "(4,) with NaN or infinity."),
+    ("calibrate_several(model, data)", "`split` is a split of pictures"),
     ("kev.gradcam(model, zeros(32, 32, 3))", "`images` is an array (n, height, width, 3)"),
     ("kev.gradcam(model, zeros(1, 32, 32, 1))", "`images` is an array (n, height, width, 3)"),
     ('kev.gradcam(model, "photo.jpg")', "`images` is an array (n, height, width, 3)"),
@@ -196,6 +216,8 @@ def names():
         "flat": keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)]),
         "b0": kev.EfficientNetV2B0,
         "attention_maps": evaluation.attention_maps,
+        "calibrate": evaluation.calibrate,
+        "calibrate_several": evaluation.calibrate_several,
         "data": tiny_data(),
         "model": build_convnet(),
         "bare": keras.Sequential([keras.Input((None, None, 3)), kev.layers.Pixels(enabled=False)]),
@@ -214,8 +236,10 @@ def names():
 @pytest.mark.parametrize(("expression", "words"), ROWS, ids=[row[0] for row in ROWS])
 def test_one_sentence(expression, words, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    weights = names["model"].get_weights()
     with pytest.raises((ValueError, TypeError, OSError)) as caught:
         eval(expression, dict(names))
+    assert all(map(np.array_equal, names["model"].get_weights(), weights))
     message = str(caught.value)
     assert words in message and "\n" not in message.strip()
     raised_by = traceback.extract_tb(caught.value.__traceback__)[-1].filename

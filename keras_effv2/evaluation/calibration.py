@@ -1,10 +1,13 @@
 """Confidences that mean something: a temperature, and a confidence below which nothing is named."""
 
+import numbers
+
 import keras
 import numpy as np
 
 from keras_effv2 import graph, layers
-from keras_effv2.evaluation.outputs import are_independent, likeliest, predicted
+from keras_effv2.arguments import check_array
+from keras_effv2.evaluation.outputs import are_independent, check_split, likeliest, predicted
 
 
 def calibrate(model, split, *, class_weights=None, strangers=None, share=None, image_size=None):
@@ -30,14 +33,21 @@ def calibrate(model, split, *, class_weights=None, strangers=None, share=None, i
         `calibration_error` of these pictures, `unknown_below` or None.
 
     Raises:
-        ValueError: If the last layer is no dense layer with a bias, `share` is no such part, or there
-            are two classes and no `strangers`.
+        TypeError: If `split` or `strangers` is none.
+        ValueError: If the last layer is no dense layer with a bias, `share` is no such part,
+            `class_weights` are none, or there are two classes and no `strangers`. The model is
+            unchanged then.
 
     Source: Guo et al. 2017, arXiv 1706.04599; its targets as Platt 1999 has them.
     """
     check_share(share)
+    check_split("split", split)
+    if strangers is not None:
+        check_split("strangers", strangers)
     check_strangers(share, len(split.class_names), strangers)
     head = dense_head(model)
+    if class_weights is not None:
+        class_weights = _checked_weights(class_weights, max(2, model.outputs[0].shape[-1]))
     scores, targets, _ = predicted(model, split, image_size=image_size)
     scores, targets, apart = scores[targets.any(1)], targets[targets.any(1)], are_independent(model)
     labels = likeliest(scores, targets)
@@ -86,12 +96,21 @@ def scale(model, head, factor):
     return pixels.temperature
 
 
+def _checked_weights(weights, classes):
+    """What classes counted, as an array; no class can have counted nothing."""
+    wanted = f"an array ({classes},) of numbers above 0, one a class"
+    weights = check_array("class_weights", weights, wanted, lambda shape: shape == (classes,))
+    if weights.min() <= 0:
+        raise ValueError(f"`class_weights` is {wanted}. Received: {weights.tolist()}.")
+    return weights
+
+
 def check_share(share):
     """Refuses what is no part of strange pictures."""
-    if share is not None and not 0 < share < 1:
+    if share is not None and not (isinstance(share, numbers.Real) and 0 < share < 1):
         raise ValueError(
             f"`unknown` is the part of strange pictures that may be named, in (0, 1). Received: "
-            f"{share}."
+            f"{share!r}."
         )
 
 

@@ -17,6 +17,7 @@ from keras_effv2.evaluation.calibration import calibration_error, rejection, tem
 from keras_effv2.evaluation.doubts import Doubt, find_doubts
 from keras_effv2.evaluation.outputs import (
     are_independent,
+    check_split,
     geometry,
     likeliest,
     match_classes,
@@ -159,6 +160,7 @@ def evaluate(
         raise ValueError(f"{data.name} has no split {split!r}. Splits: {', '.join(have)}.")
     split = split or have[0]
     pictures = getattr(data, split)
+    check_split(split, pictures)
     image_size = graph.side_of(model, image_size)
     match_classes(model, pictures.class_names)
     if report_dir is not None:  # before the work

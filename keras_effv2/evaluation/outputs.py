@@ -8,6 +8,8 @@ import tensorflow as tf
 from absl import logging
 
 from keras_effv2 import graph, imagenet, layers
+from keras_effv2.arguments import check_kind
+from keras_effv2.data import Split
 
 
 def probabilities(model, traced=True):
@@ -96,6 +98,13 @@ def predicted(model, split, batch_size=32, image_size=None):
         labels.append(np.zeros(scores[-1].shape, bool))
         labels[-1][:, outputs] = targets.numpy()[keep] > 0
     return np.concatenate(scores), np.concatenate(labels), names
+
+
+def check_split(name, split):
+    """Refuses what is no split of pictures, such as the whole data, or has none."""
+    check_kind(name, split, Split, "a split of pictures, such as `data.validation`")
+    if not len(split):
+        raise ValueError(f"`{name}` has no pictures. Give a split that has some.")
 
 
 def are_independent(model):

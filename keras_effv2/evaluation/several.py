@@ -13,7 +13,7 @@ from keras_effv2.evaluation.calibration import (
     sharpening,
     tempered,
 )
-from keras_effv2.evaluation.outputs import predicted
+from keras_effv2.evaluation.outputs import check_split, predicted
 
 HALF = 0.5  # the threshold of a label that nothing is known of
 FEW = 3  # pictures with a label that do not tell where its threshold is
@@ -137,6 +137,7 @@ def calibrate_several(model: keras.Model, split, *, image_size: int | None = Non
     Raises:
         ValueError: If the last layer is no dense layer with a bias.
     """
+    check_split("split", split)
     head = dense_head(model)
     scores, labels, _ = predicted(model, split, image_size=image_size)
     factor = sharpening(scores, labels, independent=True)
