@@ -161,10 +161,9 @@ def check_model_file(path):
     path = place(path, "A model file")
     if not path.exists():
         raise FileNotFoundError(f"There is no model file {path}.")
-    if isinstance(path, stores.Stored):  # what it holds is seen when it is fetched
+    if isinstance(path, stores.Stored) or path.is_dir():  # what it holds is seen when it is read
         return
-    if not path.is_dir():
-        check_regular(path)
+    check_regular(path)
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no whole .keras file. It may be cut off: get it again.")
 

@@ -3,6 +3,7 @@
 import json
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -66,7 +67,35 @@ def test_files_that_are_none(saved, tmp_path):
         model_files.load_keras("s3://x/m.keras")
     with pytest.raises(FileNotFoundError, match="There is no model file ram://x/m.keras"):
         model_files.load_keras("ram://x/m.keras")
-    old = tmp_path / "x.h5"
-    old.write_bytes(b"no HDF5")
-    with pytest.raises(ValueError, match="x.h5 cannot be loaded: "):
-        model_files.load_keras(old)
+    for name in ("x.txt", "x.KERAS", "x.tar.gz", "x"):
+        (tmp_path / name).write_bytes(saved.read_bytes())
+        with pytest.raises(
+            ValueError, match=f"{name} is no model by its name: models end in .keras"
+        ):
+            model_files.load_keras(tmp_path / name)
+    (tmp_path / "folder.keras").mkdir()
+    with pytest.raises(FileNotFoundError, match="folder.keras holds no model: no saved_model.pb"):
+        model_files.load_model(tmp_path / "folder.keras")
+
+
+def test_hdf5_files_that_are_none(tmp_path):
+    """Cut off, of something else, of weights alone, of a Keras that is gone."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.save(tmp_path / "x.h5")
+    content = (tmp_path / "x.h5").read_bytes()
+    for left in (content[:-100], content[:100], b"", b"no HDF5"):
+        (tmp_path / "cut.h5").write_bytes(left)
+        with pytest.raises(
+            ValueError, match="cut.h5 is no whole HDF5 file. It may be cut off: get"
+        ):
+            model_files.load_keras(tmp_path / "cut.h5")
+    model.save_weights(tmp_path / "x.weights.h5")
+    with pytest.raises(
+        ValueError, match="alone, no network: .* --model=NAME --weights=.*weights.h5"
+    ):
+        model_files.load_keras(tmp_path / "x.weights.h5")
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        file.attrs["keras_version"] = "2.15.0"
+        file.attrs["model_config"] = file.attrs["model_config"].replace("Dense", "Denser")
+    with pytest.raises(ValueError, match=r"Keras 2.15.0 \(tf_keras\) wrote it, .*'Denser'"):
+        model_files.load_keras(tmp_path / "x.h5")

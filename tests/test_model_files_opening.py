@@ -166,6 +166,12 @@ def test_what_cannot_be_opened(exported, tmp_path):
             model_files.load_model(tmp_path / name)
         with pytest.raises(FileNotFoundError, match="There is no model file"):
             model_files.load_model(tmp_path / "no" / name)
+    for name in ("hub", "saved_model"):
+        for file in ("variables.index", "saved_model.pb"):
+            damaged = shutil.copytree(paths[name], tmp_path / f"{name} without {file}")
+            next(damaged.rglob(file)).write_bytes(b"nothing of the kind")
+            with pytest.raises(ValueError, match=f"{file} cannot be opened: .*: get it again."):
+                model_files.load_model(damaged)
     bare = tmp_path / "bare.tflite"
     with zipfile.ZipFile(paths["tflite"]) as archive:  # what other converters write
         start = min(info.header_offset for info in archive.infolist())

@@ -5,6 +5,7 @@ import os
 import re
 import zipfile
 
+import h5py
 import keras
 from packaging import version
 
@@ -29,18 +30,45 @@ def load_keras(path: str | os.PathLike) -> keras.Model:
             "(`predict` and `evaluate` take exports too)."
         )
     files.check_model_file(place)
+    if place.suffix not in (".keras", ".h5", ".hdf5"):
+        raise ValueError(
+            f"{place} is no model by its name: models end in .keras or .h5, exports in .tflite or .onnx, "
+            "and a SavedModel is a folder. Unpack or rename it."
+        )
     with files.fetched(place) as copy:
+        if place.suffix != ".keras":
+            _check_hdf5(copy, place)
         try:
             return keras.models.load_model(str(copy))
         except Exception as error:  # of any class: what a file holds decides what fails
             raise ValueError(f"{place} cannot be loaded: {_writer(copy)}{_cause(error)}") from error
 
 
+def _check_hdf5(file, name):
+    """Refuses an HDF5 file that is cut off, or holds no network."""
+    try:
+        with h5py.File(file) as root:
+            if "model_config" in root.attrs:
+                return
+    except OSError:
+        raise ValueError(
+            f"{name} is no whole HDF5 file. It may be cut off: get it again."
+        ) from None
+    raise ValueError(
+        f"{name} holds weights alone, no network: build it with weights={str(name)!r}; to effv2 say "
+        f"--model=NAME --weights={name}."
+    )
+
+
 def _writer(path):
     """Who wrote the file, where that may be why it cannot be loaded."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            theirs = json.loads(archive.read("metadata.json"))["keras_version"]
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path) as archive:
+                theirs = json.loads(archive.read("metadata.json"))["keras_version"]
+        else:
+            with h5py.File(path) as root:
+                theirs = root.attrs["keras_version"]
         wrote, here = version.parse(theirs), version.parse(keras.__version__)
     except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError):
         return ""

@@ -77,9 +77,13 @@ def _opened(runtime, path):
     with needs.naming(f"Opening {path}"), files.fetched(path) as copy:
         try:
             run, card = runtime(str(copy))
-        except (ImportError, OSError):
+        except ImportError:
             raise
         except Exception as error:  # of any class, from the runtime of another project
-            text = errors.first_line(error)[:300]
-            raise ValueError(f"{path} cannot be opened: {text}") from error
+            if isinstance(error, OSError) and error.errno:  # the system's
+                raise
+            text = errors.first_line(error)[:300].rstrip(".")
+            raise ValueError(
+                f"{path} cannot be opened: {text}. It may be cut off or of another kind: get it again."
+            ) from error
     return wrapped(str(path), run, card)
