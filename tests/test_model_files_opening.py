@@ -103,15 +103,27 @@ class Signed(Foreign):
         return {"logits": self(images)}
 
 
-def test_a_model_of_somebody_else(tmp_path):
-    """It knows how many classes it has by its signature; without one there is a sentence."""
+class Certain(Signed):
+    """As Keras 2 saves a classifier, whose pixels are anybody's guess."""
+
+    @tf.function
+    def __call__(self, images, training=False):
+        return tf.nn.softmax(super().__call__(images))
+
+
+def test_a_model_of_somebody_else(tmp_path, caplog):
+    """It knows classes and size by its signature; without one, or of probabilities, a sentence."""
     foreign, images = Signed(), np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3))
     wanted = softmax(foreign(tf.constant(images / 255, tf.float32)).numpy(), 1)
     tf.saved_model.save(foreign, tmp_path / "hub")
     opened = model_files.load_model(tmp_path / "hub")
-    assert opened.output_shape == (None, 6)
+    assert "hub is taken for a model of TF Hub: pixels 0..1 in, logits out" in caplog.text
+    assert opened.output_shape == (None, 6) and opened.input_shape == (None, 32, 32, 3)
     found = evaluation.probabilities(opened)(images.astype("float32"))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+    tf.saved_model.save(Certain(), tmp_path / "certain")
+    with pytest.raises(ValueError, match="certain does not say what its pixels and outputs are"):
+        model_files.load_model(tmp_path / "certain")
     bare = Foreign()
     bare(tf.zeros((1, 32, 32, 3)))
     tf.saved_model.save(bare, tmp_path / "bare")

@@ -11,6 +11,9 @@ import warnings
 import zipfile
 
 import numpy as np
+from absl import logging
+
+from keras_effv2.layers import SIDE
 
 CARD = "keras_effv2.json"
 # what TF Hub's contract of image models says of one that has no card
@@ -27,15 +30,17 @@ def saved_model(path):
         with open(file, encoding="utf-8") as opened:
             card = json.load(opened)
     if callable(loaded):
-        labels = getattr(loaded, "labels", None)
-        card = {**HUB, **card}
-        if labels is not None and not card.get("class_names"):
-            with tf.io.gfile.GFile(labels.asset_path.numpy().decode()) as file:
-                card["class_names"] = file.read().splitlines()
 
         def call(images, kept=loaded):
             return loaded(images, training=False)
 
+        card = {**HUB, **card} if card else _of_hub(path, loaded, call)
+        if not card:
+            return call, card
+        labels = getattr(loaded, "labels", None)
+        if labels is not None and not card.get("class_names"):
+            with tf.io.gfile.GFile(labels.asset_path.numpy().decode()) as file:
+                card = {**card, "class_names": file.read().splitlines()}
         return call, card if card.get("class_names") else {"classes": _outputs(loaded), **card}
     serve = loaded.signatures["serving_default"]
     (name,) = serve.structured_input_signature[1]
@@ -47,13 +52,33 @@ def saved_model(path):
     return run, card
 
 
+def _of_hub(path, loaded, call):
+    """The card of a SavedModel that says nothing of itself; empty if it cannot be one of TF Hub's."""
+    given, _ = _shapes(loaded)
+    if len(given) != 1 or len(given[0]) != 4:
+        return HUB
+    side = given[0][1]
+    grey = np.full((1, side or SIDE, side or SIDE, 3), 0.5, "float32")
+    scores = np.asarray(call(grey))
+    if scores.min() >= 0 and abs(scores.sum() - 1) < 1e-3:
+        return {}  # probabilities, as Keras 2 saved classifiers: their pixels are unknown, too
+    logging.warning("%s is taken for a model of TF Hub: pixels 0..1 in, logits out.", path)
+    return {**HUB, "image_size": side, "only": side is not None}
+
+
 def _outputs(loaded):
     """How many numbers a reusable SavedModel gives for a picture, by its signature; None: unknown."""
+    _, made = _shapes(loaded)
+    return made[0][-1] if len(made) == 1 and len(made[0]) == 2 else None
+
+
+def _shapes(loaded):
+    """Shapes of what a reusable SavedModel takes and of what it gives, by its signature, if any."""
     signature = getattr(loaded, "signatures", {}).get("serving_default")
-    shapes = (
-        [tuple(spec.shape) for spec in signature.structured_outputs.values()] if signature else []
-    )
-    return shapes[0][-1] if len(shapes) == 1 and len(shapes[0]) == 2 else None
+    if signature is None:
+        return [], []
+    specs = signature.structured_input_signature[1], signature.structured_outputs
+    return [[tuple(spec.shape) for spec in part.values()] for part in specs]
 
 
 def tflite(path):
