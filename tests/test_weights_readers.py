@@ -101,6 +101,22 @@ def test_rubbish_files(content, words, tiny_effnet, tmp_path):
         tiny_effnet(weights=str(tmp_path / "absent.h5"))
 
 
+def test_saved_models_that_hold_no_weights(tiny_effnet, tmp_path):
+    """Cut off, without what belongs to it, or an export whose weights are constants."""
+    model, part = tiny_effnet(), "variables.data-00000-of-00001"
+    write_hub(model, str(tmp_path / "hub"))
+    content = (tmp_path / "hub" / "variables" / part).read_bytes()
+    (tmp_path / "hub" / "variables" / part).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"hub is a damaged SavedModel \(.*\). Get it again."):
+        weights.read(tmp_path / "hub")
+    kev.export(model, tmp_path / "lean")
+    with pytest.raises(ValueError, match="lean is an export for inference alone.* Give the .keras"):
+        weights.read(tmp_path / "lean")
+    (tmp_path / "lean" / "assets.extra" / "keras_effv2.json").write_text("{")
+    with pytest.raises(ValueError, match="lean is a damaged SavedModel"):
+        weights.read(tmp_path / "lean")
+
+
 def test_a_flipped_byte_of_a_compressed_model_is_found(tiny_effnet, tmp_path):
     path = tmp_path / "m.keras"
     tiny_effnet().save_weights(tmp_path / "m.weights.h5")

@@ -1,5 +1,6 @@
 """A checkpoint in any of five layouts becomes a dictionary of arrays."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -232,15 +233,22 @@ def _read_automl(prefix, origin=None):
     with needs.naming("Reading a checkpoint of TensorFlow's"):
         import tensorflow as tf
 
-    try:
+    with _naming_damage(f"{prefix} is a damaged TF checkpoint"):
         reader = tf.train.load_checkpoint(prefix)
         names = reader.get_variable_to_shape_map()
         arrays = {name: reader.get_tensor(name) for name in names if _is_plain(name)}
-    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
-        raise ValueError(
-            f"{prefix} is a damaged TF checkpoint ({errors.first_line(error)}). Get it again."
-        ) from error
     return _automl_checkpoint(arrays, origin or prefix)
+
+
+@contextlib.contextmanager
+def _naming_damage(what):
+    """Within the block: what TensorFlow's reader raises becomes one sentence."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
+        raise ValueError(f"{what} ({errors.first_line(error)}). Get it again.") from error
 
 
 def _is_plain(name):
@@ -275,23 +283,27 @@ def _read_saved_model(path):
         import tensorflow as tf
         from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-    try:
+    graph, card = trackable_object_graph_pb2.TrackableObjectGraph(), None
+    with _naming_damage(f"{path} is a damaged SavedModel"):
         reader = tf.train.load_checkpoint(os.path.join(path, "variables", "variables"))
-        graph = trackable_object_graph_pb2.TrackableObjectGraph()
         graph.ParseFromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is a damaged SavedModel ({errors.first_line(error)}).") from error
-    card = os.path.join(path, "assets.extra", CARD)
-    if not os.path.exists(card):
-        arrays = {
-            attribute.full_name: reader.get_tensor(attribute.checkpoint_key)
+        arrays = {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
+        if os.path.exists(file := os.path.join(path, "assets.extra", CARD)):
+            with open(file, encoding="utf-8") as opened:
+                card = json.load(opened)
+    if card is None:
+        named = {
+            attribute.full_name: arrays[attribute.checkpoint_key]
             for node in graph.nodes
             for attribute in node.attributes
             if attribute.name == "VARIABLE_VALUE" and _is_plain(attribute.full_name)
         }
-        return _automl_checkpoint(arrays, path)
-    with open(card, encoding="utf-8") as file:
-        card = json.load(file)
+        return _automl_checkpoint(named, path)
+    if "variables" not in card:
+        raise ValueError(
+            f"{path} is an export for inference alone, whose weights are constants of its graph. Give "
+            "the .keras file that it was made of, or its export for TF Hub."
+        )
     children = {child.local_name: child.node_id for child in graph.nodes[0].children}
     listed = graph.nodes[children["variables"]].children
     nodes = {int(child.local_name): child.node_id for child in listed if child.local_name.isdigit()}
@@ -300,7 +312,7 @@ def _read_saved_model(path):
         layer = name.rsplit("/", 1)[0]
         position = positions[layer] = positions.get(layer, -1) + 1
         key = graph.nodes[nodes[index]].attributes[0].checkpoint_key
-        tensors[f"{layer}/{position}"] = reader.get_tensor(key)
+        tensors[f"{layer}/{position}"] = arrays[key]
     return _with_classes(
         Checkpoint(
             tensors,
