@@ -54,6 +54,17 @@ def test_a_mismatch_lists_itself_and_changes_nothing(tiny_effnet, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("value", (np.nan, np.inf))
+def test_weights_that_are_no_numbers_change_nothing(tiny_effnet, tmp_path, value):
+    model, path = tiny_effnet(classes=4), str(tmp_path / "a.weights.h5")
+    head = model.get_layer("predictions")
+    head.bias.assign([0, 1, value, 3])
+    model.save_weights(path)
+    with pytest.raises(ValueError, match="a.weights.h5 holds NaN or infinity in predictions/bias"):
+        tiny_effnet(weights=path, classes=4)
+    tiny_effnet(weights=path, classes=3)  # which takes another head
+
+
 def test_weights_without_a_head_name_nothing(tiny_effnet, tmp_path):
     """A head of random weights is for those who say how many classes they will train it for."""
     path = str(tmp_path / "body.weights.h5")

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 
+import numpy as np
 from absl import logging
 
 from keras_effv2.arguments import check_kind
@@ -163,8 +164,8 @@ def assign(model, checkpoint, *, own=None, prefix="", fresh_head=False, headless
         headless: The model has no head: that of the checkpoint stays unused.
 
     Raises:
-        ValueError: If a tensor is missing, left over or of another shape; lists the mismatches.
-            The model is unchanged then.
+        ValueError: If a tensor is missing, left over or of another shape; lists the mismatches. If
+            one holds what is no number. The model is unchanged then.
     """
     own = model.layers if own is None else own
     sources = _SOURCES[checkpoint.layout](own, prefix)
@@ -197,11 +198,17 @@ def assign(model, checkpoint, *, own=None, prefix="", fresh_head=False, headless
     if headless:
         left = {key for key in left if not key.startswith(_HEAD[checkpoint.layout])}
     troubles += [f"unexpected {key} {checkpoint.tensors[key].shape}" for key in sorted(left)]
+    damaged = next((v for v, array in pairs if not np.isfinite(array).all()), None)
     if troubles:
         shown = "; ".join(troubles[:8]) + (" ..." if len(troubles) > 8 else "")
         raise ValueError(
             f"{checkpoint.origin} does not fit {model.name}: {len(troubles)} mismatches: {shown}. "
             "Is it a checkpoint of this variant?"
+        )
+    if damaged is not None:
+        raise ValueError(
+            f"{checkpoint.origin} holds NaN or infinity in {damaged.path}: the training has diverged, or "
+            "the file is damaged. Take an earlier one."
         )
     for variable, array in pairs:
         variable.assign(array)
