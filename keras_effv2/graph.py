@@ -55,13 +55,15 @@ def side_multiple(model):
 
 
 def check_outputs(model):
-    """Refuses a model that does not give one vector for a picture."""
-    given, outputs = _built(model).inputs, model.outputs
-    if len(given) != 1 or len(outputs) != 1 or len(outputs[0].shape) != 2:
+    """Refuses a model that does not give one vector for one picture."""
+    given, outputs = (
+        [tuple(x.shape) for x in end] for end in (_built(model).inputs, model.outputs)
+    )
+    if [len(shape) for shape in given + outputs] != [4, 2]:
         raise ValueError(
-            f"Model {model.name!r} has {len(given)} inputs and outputs of shapes "
-            f"{', '.join(str(tuple(x.shape)) for x in outputs)}; what is wanted is one image and one "
-            "output (batch, n). Build it without `features`, or with pooling='avg'."
+            f"Model {model.name!r} takes {', '.join(map(str, given))} and gives "
+            f"{', '.join(map(str, outputs))}; what is wanted is one image (batch, height, width, n) and "
+            "one output (batch, n). Build it without `features`, or with pooling='avg'."
         )
 
 

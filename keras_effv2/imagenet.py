@@ -194,6 +194,9 @@ def class_names(model: keras.Model) -> list[str]:
         A list: the names that the model carries, else ImageNet's for 1,000, 11,821 or 21,843 outputs,
         else `class 0`, `class 1`, ...
 
+    Raises:
+        ValueError: If the model does not give one vector for a picture.
+
     Example:
 
     >>> import keras_effv2 as kev
@@ -201,6 +204,7 @@ def class_names(model: keras.Model) -> list[str]:
     ['class 0', 'class 1']
     """
     check_kind("model", model, keras.Model, "a keras.Model")
+    graph.check_outputs(model)
     classes, own = model.output_shape[-1], graph.said_of_head(model, "class_names")
     if own:
         return list(own)

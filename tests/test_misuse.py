@@ -158,6 +158,15 @@ ROWS = [
     ("kev.gradcam(model, zeros(1, 32, 32, 3), 'red')", "`class_index` is one class out of 0 to 3"),
     ("attention_maps('b0', zeros(1, 32, 32, 3))", "`model` is a keras.Model. Received: str 'b0'."),
     ("attention_maps(model, zeros(32, 32, 3))", "`images` is an array (n, height, width, 3)"),
+    (
+        "kev.class_names(twice)",
+        "takes (None, None, None, 3) and gives (None, 4), (None, 4); what is",
+    ),
+    ('kev.export(flat, "o")', "takes (None, 5) and gives (None, 4); what is wanted is one image"),
+    (
+        'kev.export_hub(flat, "o")',
+        "takes (None, 5) and gives (None, 4); what is wanted is one image",
+    ),
     ('kev.class_names("m.keras")', "`model` is a keras.Model. Received: str 'm.keras'."),
     ('kev.prepare_image("b0", "x.jpg")', "`model` is a keras.Model. Received: str 'b0'."),
     ("kev.prepare_image(model, zeros(8, 8))", "`picture` is a path, the bytes of a file, an image"),
@@ -209,6 +218,11 @@ ROWS = [
 ]
 
 
+def twice():
+    model = dense(4)
+    return keras.Model(model.inputs, 2 * model.outputs)
+
+
 @pytest.fixture(scope="module")
 def names():
     return {
@@ -221,6 +235,7 @@ def names():
         "data": tiny_data(),
         "model": build_convnet(),
         "bare": keras.Sequential([keras.Input((None, None, 3)), kev.layers.Pixels(enabled=False)]),
+        "twice": twice(),
         "dense": dense,
         "pictures": np.zeros((2, 8, 8, 3), "uint8"),
         "picture": np.arange(216.0).reshape(9, 8, 3),

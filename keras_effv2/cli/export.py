@@ -76,8 +76,10 @@ def _lean(values):
 def _read(folder, model):
     import numpy as np
 
+    from keras_effv2 import graph
     from keras_effv2.data import find_pictures
 
+    graph.side_of(model)  # once, not of every picture
     found = find_pictures(folder)
     step = -(-len(found) // _MOST_IMAGES) or 1  # of every class: they are sorted by folder
     images = [image for _, image in predict.readable(model, found[::step])]

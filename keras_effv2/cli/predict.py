@@ -75,8 +75,9 @@ def _predictions(model, found, values):
     """File and best classes of every picture that can be read; of others it says why not."""
     import numpy as np
 
-    from keras_effv2 import evaluation, imagenet
+    from keras_effv2 import evaluation, graph, imagenet
 
+    graph.side_of(model, values.image_size)  # once, not of every picture
     names = imagenet.class_names(model)
     predict = evaluation.probabilities(model, traced=len(found) > FEW)
     images = readable(model, found, values.image_size, 2 * values.batch_size)
