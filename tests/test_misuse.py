@@ -12,7 +12,7 @@ from conftest import build_convnet, dense, tiny_data
 
 import keras_effv2 as kev
 from keras_effv2 import evaluation
-from keras_effv2.data import Split
+from keras_effv2.data import Data, Split
 from keras_effv2.models import VARIANTS
 from keras_effv2.phases import Phase
 from keras_effv2.recipes import Recipe
@@ -59,6 +59,18 @@ ROWS = [
     ),
     ('Split(["a", "a"], [0, 1], pictures)', "each once. Received: 'a' twice."),
     ("Split([], [], pictures[:0])", "`class_names` is a list of names, each once. Received: []."),
+    (
+        "Split([0, 1], [0, 1], pictures)",
+        "`class_names` is a list of names, each a text. Received: i",
+    ),
+    ('Split([b"a", b"b"], [0, 1], pictures)', "each a text. Received: bytes b'a'."),
+    ('Data("x", ["a"], None)', "x has no split: give `train`, `validation` or `test`."),
+    ('Data("x", ["a"], pictures)', "`train` is a Split, or None. Received: ndarray."),
+    ("replace(data, unknown=data)", "`unknown` is a Split, or None. Received: Data"),
+    (
+        'Data("x", ["b", "a"], Split(["a", "b"], [0, 1], pictures))',
+        "in the same order. Received: a, b for b, a.",
+    ),
     ('Split(["a", "b"], [0, 2], pictures)', "`labels` are integers in 0 .. 1"),
     ('Split(["a", "b"], ["a", "b"], pictures)', "give the position of each name"),
     (
@@ -129,7 +141,6 @@ ROWS = [
     ("kev.evaluate(model, data, batch_size=-5)", "`batch_size` is a whole number from 1"),
     ("kev.evaluate(dense(7), data)", "7 outputs and no class names, the data has 4 classes"),
     ("kev.evaluate(model, replace(data, test=data.train.select([])))", "`test` has no pictures."),
-    ("kev.evaluate(model, replace(data, test=pictures))", "`test` is a split of pictures, such as"),
     (
         "calibrate(model, data)",
         "`split` is a split of pictures, such as `data.validation`. Received:",
@@ -244,7 +255,7 @@ def names():
         "recipe": Recipe("tiny", "tests", 2, 16, 1e-3),
         "replace": dataclasses.replace,
         "stopping": keras.callbacks.EarlyStopping(),
-        **{"Split": Split, "Phase": Phase},
+        **{"Data": Data, "Split": Split, "Phase": Phase},
     }
 
 

@@ -27,6 +27,10 @@ class Data:
         validation: Split that may stop the training, or None.
         test: Split that is looked at once, or None.
         unknown: Pictures of none of the classes, to know what to reject by, or None.
+
+    Raises:
+        TypeError: If a split is none.
+        ValueError: If there is none at all, or one knows other classes.
     """
 
     name: str
@@ -35,6 +39,20 @@ class Data:
     validation: "Split | None" = None
     test: "Split | None" = None
     unknown: "Split | None" = None
+
+    def __post_init__(self):
+        splits = {name: getattr(self, name) for name in ("train", "validation", "test")}
+        for name, split in {**splits, "unknown": self.unknown}.items():
+            check_kind(name, split, Split | None, "a Split, or None")
+        given = {name: split for name, split in splits.items() if split is not None}
+        if not given:
+            raise ValueError(f"{self.name} has no split: give `train`, `validation` or `test`.")
+        for name, split in given.items():
+            if tuple(split.class_names) != tuple(self.class_names):
+                raise ValueError(
+                    f"The classes of `{name}` are those of the data, in the same order. Received: "
+                    f"{', '.join(split.class_names[:5])} for {', '.join(self.class_names[:5])}."
+                )
 
 
 def check_data(data):

@@ -24,9 +24,11 @@ def check_table(labels, pictures, classes, several=False):
 
 
 def check_class_names(class_names):
-    """Names of classes as a tuple; refuses a single text, no name, and a name that stands twice."""
+    """Names of classes as a tuple; refuses a single text, no name, no text, and a name twice."""
     check_kind("class_names", class_names, Iterable, "a list of names")
     names = tuple(class_names)
+    for name in names:
+        check_kind("class_names", name, str, "a list of names, each a text")
     twice = [name for name, count in collections.Counter(names).items() if count > 1]
     if isinstance(class_names, str) or not names or twice:
         what = f"{twice[0]!r} twice" if twice else repr(class_names)
