@@ -71,6 +71,10 @@ ROWS = [
         'Data("x", ["b", "a"], Split(["a", "b"], [0, 1], pictures))',
         "in the same order. Received: a, b for b, a.",
     ),
+    ('Split(["a", "b"], [0, 1], None)', "or a list of file names. Received: NoneType None."),
+    ('Split(["a", "b"], [0], ["no.jpg"])', "`pictures` names 'no.jpg', and there is no such file."),
+    ('Split(["a", "b"], [0], [b"GIF8\\0"])', "a list with the content of a file at position 0."),
+    ('Split(["a", "b"], [0, 1], pictures[:, :0])', "Received: uint8 (2, 0, 8, 3)."),
     ('Split(["a", "b"], [0, 2], pictures)', "`labels` are integers in 0 .. 1"),
     ('Split(["a", "b"], ["a", "b"], pictures)', "give the position of each name"),
     (

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from keras_effv2 import files
+from keras_effv2 import files, stores
 from keras_effv2.arguments import check_kind
 
 
@@ -85,24 +85,39 @@ def check_rows(labels, classes):
 def check_pictures(pictures):
     """Pictures as a uint8 array or a list of file names; refuses what is neither."""
     if isinstance(pictures, np.ndarray) and pictures.dtype.kind not in "OUS":
-        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3:
+        shape = pictures.shape
+        if pictures.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not all(shape[1:]):
             raise ValueError(
                 "`pictures` is an array of pixels 0..255, uint8 (n, height, width, 3), or a list of "
-                f"file names. Received: {pictures.dtype} {pictures.shape}. Scale pixels in 0..1 by "
+                f"file names. Received: {pictures.dtype} {shape}. Scale pixels in 0..1 by "
                 "255 and cast them; repeat the channel of grey pictures three times."
             )
         return pictures
     if isinstance(pictures, (str, bytes, os.PathLike)):
         raise ValueError(f"`pictures` has one file name a picture. Received one: {pictures!r}.")
+    wanted = "a uint8 array (n, height, width, 3) or a list of file names"
+    check_kind("pictures", pictures, Iterable, wanted)
     names = []
     for name in pictures:
-        if not isinstance(name, (str, bytes, os.PathLike)):
+        is_name = isinstance(name, (str, bytes, os.PathLike))
+        name = os.fsdecode(name) if is_name else type(name).__name__
+        if not is_name or "\0" in name:
+            what = "the content of a file" if is_name else name
             raise ValueError(
-                "`pictures` is a uint8 array (n, height, width, 3) or a list of file names. "
-                f"Received a list with {type(name).__name__} at position {len(names)}."
+                f"`pictures` is {wanted}. Received a list with {what} at position {len(names)}."
             )
-        name = os.fsdecode(name)
         names.append(files.expand(name) if name.startswith(("~", "$")) else name)
-        with contextlib.suppress(OSError):  # what is missing is named when it is read
-            files.check_regular(names[-1])
+    for name in names:
+        _check_file(name)
     return names
+
+
+def _check_file(name):
+    """Refuses what is no file here; what cannot be looked at is named when it is read."""
+    try:
+        files.check_regular(name)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not stores.is_address(name):
+            raise FileNotFoundError(
+                f"`pictures` names {name!r}, and there is no such file."
+            ) from None
