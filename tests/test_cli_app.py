@@ -89,6 +89,20 @@ def test_names_of_models_are_understood(text, name):
     assert values.model == name
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "a could not be written"), "a could not be written."),
+        (OSError(28, "No room", "a"), "a: No room."),
+        (OSError(28, "No room", "a", None, "b"), "a -> b: No room."),
+        (OSError("a is\nin two lines"), "a is in two lines."),
+        (KeyError(), "KeyError."),
+    ],
+)
+def test_an_error_is_one_sentence(error, said):
+    assert flags.sentence(error) == said
+
+
 def test_a_reader_that_leaves_early_is_no_error():
     """`effv2 models | head -1`"""
     command = f"{sys.executable} -m keras_effv2 models | head -c 1"

@@ -30,9 +30,11 @@ class UsageError(Exception):
 
 def sentence(error):
     """What went wrong, in one line that ends like a sentence."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        text = f"{error.filename}: {error.strerror}"
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:  # without its number
+        paths = [str(path) for path in (error.filename, error.filename2) if path is not None]
+        text = ": ".join([*filter(None, [" -> ".join(paths)]), error.strerror])
+    text = " ".join(text.split()) or type(error).__name__
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
