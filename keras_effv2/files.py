@@ -16,7 +16,7 @@ import zlib
 import filelock
 from absl import logging
 
-from keras_effv2 import stores
+from keras_effv2 import errors, stores
 
 
 def expand(path):
@@ -193,17 +193,12 @@ def replacing(path):
     path = pathlib.Path(path)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{path} could not be written ({os.strerror(error.errno or 0)}); what was there before "
-            "is unharmed. Make room and run the same command again",
-        ) from error
+        with errors.writing(path, "what was there before is unharmed"):
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -218,6 +213,7 @@ def in_place(path):
 
     Raises:
         FileExistsError: If there is something at `path`.
+        OSError: If it cannot be written; says so, and what to do.
     """
     check_free(path)
     if isinstance(path, stores.Stored):
@@ -233,7 +229,10 @@ def in_place(path):
                 raise
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
+    with (
+        errors.writing(path, "nothing of it is left"),
+        tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work,
+    ):
         folder = pathlib.Path(work) / "export"
         yield folder
         if path.name.endswith((".tar.gz", ".tgz")):

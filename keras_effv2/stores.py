@@ -21,7 +21,7 @@ import uuid
 
 from absl import logging
 
-from keras_effv2 import needs
+from keras_effv2 import errors, needs
 
 BEAT, STALE = 10, 60  # seconds between signs of life, and without one until a run counts as dead
 _PROCESS = uuid.uuid4().hex
@@ -278,7 +278,7 @@ def told(path):
     try:
         yield
     except tf.errors.OpError as error:
-        message = (error.message or type(error).__name__).splitlines()[0][:300]
+        message = errors.first_line(error)[:300]
         raise OSError(codes.get(type(error), errno.EIO), message, str(path)) from error
 
 

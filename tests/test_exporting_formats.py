@@ -94,6 +94,18 @@ def test_lean_export_around_a_hub_layer(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_full_disk_is_no_fault_of_the_model(tmp_path, monkeypatch):
+    """TensorFlow says it in its own class."""
+
+    def write(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "/x/variables; No space left on device")
+
+    monkeypatch.setitem(formats._WRITERS, "saved_model", write)
+    with pytest.raises(OSError, match="lean could not be written .No space left.*Make room"):
+        kev.export(lively(tiny("efficientnet")), tmp_path / "lean", images=pictures(1))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_int8_that_agrees_too_little_is_refused(tmp_path):
     model, images = small(), pictures(16, 32, 32)
     kernel, bias = model.get_layer("head").get_weights()

@@ -55,6 +55,14 @@ def test_a_broken_export_leaves_nothing(name, place, function, error, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_check_needs_no_room_but_that_of_the_export(tmp_path, monkeypatch):
+    """A full folder for temporary files ends none."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "full"))
+    monkeypatch.chdir(tmp_path)
+    kev.export_hub(small(), "hub")
+    assert [path.name for path in tmp_path.iterdir()] == ["hub"]
+
+
 def test_an_export_that_computes_something_else_is_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(tf.saved_model, "save", save_something_else)
     with pytest.raises(RuntimeError, match="outputs differ"):

@@ -1,5 +1,6 @@
 """Files of a user: written whole, locked, safely unpacked."""
 
+import errno
 import io
 import os
 import subprocess
@@ -62,6 +63,36 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
             temporary.symlink_to("/dev/full")
             temporary.write_text("new")
     assert (tmp_path / "a").read_text() == "old" and os.listdir(tmp_path) == ["a"]
+
+
+def test_room_is_wanted_where_it_is_missing(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(
+        OSError, match="a could not be written .Is a directory.*See to that and run"
+    ):
+        files.write_whole(tmp_path / "a", "new")
+    with pytest.raises(OSError, match="a could not be written .no such thing.*See to that and run"):
+        with files.replacing(tmp_path / "a"):
+            raise OSError("no such thing")
+
+
+FULL = "No space left on device"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, FULL),
+        RuntimeError(f"{{{{node}}}} /x/variables; {FULL} [Op:SaveV2]"),  # as TensorFlow says it
+        OSError("36864 requested and 5088 written"),  # as NumPy says it
+    ],
+)
+def test_a_full_disk_leaves_nothing_of_a_folder(error, tmp_path):
+    wanted = f"a could not be written .{FULL}.; nothing of it is left. Make room and run"
+    with pytest.raises(OSError, match=wanted), files.in_place(tmp_path / "a") as folder:
+        folder.mkdir()
+        raise error
+    assert os.listdir(tmp_path) == []
 
 
 def test_paths_of_users(monkeypatch):

@@ -164,6 +164,8 @@ def _converted(write, lean, target, quantize, images, card):
     except (ImportError, OSError, MemoryError):
         raise
     except Exception as error:  # of any class, from any depth of the converter
+        if errors.is_full(error):
+            raise
         raise RuntimeError(
             f"{lean.name} could not be converted: {errors.first_line(error)[:300]}. Nothing was "
             "written; try another format, or a model without layers of its own kind."

@@ -147,11 +147,12 @@ def verify(folder, model, net, features=None):
 
 def _in_fresh_process(folder, images):
     """The arrays that `_FIND` finds."""
-    with tempfile.TemporaryDirectory() as work:
+    folder = folder.resolve()
+    with tempfile.TemporaryDirectory(dir=folder.parent) as work:  # where room is needed anyway
         given, found = (os.path.join(work, name) for name in ("images.npy", "found.npz"))
         np.save(given, images)
         done = subprocess.run(
-            [sys.executable, "-c", _FIND, str(folder.resolve()), given, found],
+            [sys.executable, "-c", _FIND, str(folder), given, found],
             capture_output=True,
             text=True,
             cwd=work,
