@@ -163,7 +163,7 @@ def check_model_file(path):
         raise FileNotFoundError(f"There is no model file {path}.")
     if isinstance(path, stores.Stored) or path.is_dir():  # what it holds is seen when it is read
         return
-    check_regular(path)
+    open_regular(path).close()  # what may not be read is to `is_zipfile` no zip file
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no whole .keras file. It may be cut off: get it again.")
 

@@ -137,3 +137,14 @@ def test_a_model_file_is_a_file(tmp_path):
         files.check_model_file(str(tmp_path / "b.keras"))
     with pytest.raises(FileNotFoundError, match="no model file"):
         files.check_model_file(str(tmp_path / "c.keras"))
+
+
+def test_a_model_file_that_may_not_be_read_is_not_called_cut_off(tmp_path, monkeypatch):
+    (tmp_path / "a.keras").write_bytes(b"PK")
+
+    def refuse(path, mode):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(PermissionError):
+        files.check_model_file(str(tmp_path / "a.keras"))
