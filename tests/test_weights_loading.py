@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import types
 
 import h5py
 import keras
@@ -135,6 +136,16 @@ def test_a_fresh_head_is_judged_by_its_own_activation(tiny_effnet, images, tmp_p
         (tiny_effnet(classifier_activation=None), "softmax"),
     ):
         assert layers.find_pixels(model).activation == activation
+
+
+def test_weights_that_do_not_fit_on_a_disk(tiny_effnet, tmp_path, monkeypatch):
+    """HDF5 ends Python by a segmentation fault when a write fails."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=100_000))
+    with pytest.raises(
+        OSError, match="t.weights.h5 could not be written .No space left.*Make room"
+    ):
+        weights.convert(tiny_effnet(), tmp_path / "t.weights.h5", tag="t", source="here")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_convert_writes_a_row(tiny_effnet, tmp_path):

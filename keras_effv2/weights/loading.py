@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import os
 import pathlib
 import re
+import shutil
 
 import numpy as np
 from absl import logging
@@ -306,6 +308,7 @@ def convert(model, path, *, tag, source, licence="Apache-2.0", top1=None):
         raise ValueError(f"Weights are written to a file *.weights.h5. Received: {path}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
+        _check_room(temporary.parent, model)
         model.save_weights(temporary)
     return {
         "model": model.name,
@@ -319,3 +322,10 @@ def convert(model, path, *, tag, source, licence="Apache-2.0", top1=None):
         "classes": model.output_shape[-1],
         "top1": top1,
     }
+
+
+def _check_room(folder, model):
+    """Refuses a disk that is too full: HDF5 takes Python with it where a write fails."""
+    needed = 4 * model.count_params() + 4096 * len(model.weights)  # and what names them
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
