@@ -1,6 +1,7 @@
 """A run that is killed, starved or damaged ends as the run that was left alone."""
 
 import errno
+import os
 import random
 import time
 
@@ -113,6 +114,14 @@ def test_file_systems_without_locks_train_all_the_same(tmp_path, monkeypatch, ca
     monkeypatch.setattr("fcntl.flock", flock)
     with checkpoints.locked(tmp_path):
         assert "cannot be locked" in caplog.text
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused_at_once(tmp_path, monkeypatch):
+    """Not when the head is solved; root may write everywhere, so the answer is made up."""
+    monkeypatch.setattr("os.access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
+    with pytest.raises(PermissionError, match="may not be written to. Give another workdir"):
+        with checkpoints.locked(tmp_path):
+            pytest.fail("it was locked")
 
 
 def test_what_others_left_among_the_checkpoints_stays(tmp_path):

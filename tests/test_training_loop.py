@@ -230,3 +230,12 @@ def test_where_nobody_looks_an_epoch_is_a_line(tmp_path, capsys):
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("epoch 1/2: 16 px, loss ") and "images/s" in first
     assert second.startswith("epoch 2/2: 24 px, loss ")
+
+
+def test_curves_that_cannot_be_written_are_named(quiet_train, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "tensorboard").write_text("a file")
+    with pytest.raises(
+        OSError, match="run/tensorboard could not be written .Not a directory.; the"
+    ):
+        quiet_train(build_convnet, tiny_data(), train_tiny.PROGRESSIVE)

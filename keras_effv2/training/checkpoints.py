@@ -8,9 +8,11 @@ dropout and does not notice a torn file.
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
+import os
 
 import numpy as np
 from absl import logging
@@ -53,6 +55,9 @@ def locked(workdir):
                     f"Another process trains in {workdir}. Wait for it, or choose another workdir."
                     f"{dead}"
                 ) from None
+            if not os.access(workdir, os.W_OK):
+                refusal = "This folder may not be written to. Give another workdir"
+                raise PermissionError(errno.EACCES, refusal, str(workdir))
             yield
     finally:
         if new and workdir.exists() and {*workdir.iterdir()} <= {lock}:

@@ -15,7 +15,7 @@ from absl import logging
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from keras_effv2 import files, progressive
+from keras_effv2 import errors, files, progressive, stores
 from keras_effv2.data import resolved
 
 
@@ -81,7 +81,9 @@ def say(row, epochs, bar, shown):
 @contextlib.contextmanager
 def curves(workdir):
     """Within the block: a function of a run's rows that writes metrics.csv and tensorboard/."""
-    writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+    folder = workdir / "tensorboard"
+    with _writing(folder):
+        writer = tf.summary.create_file_writer(str(folder))
 
     def write(history):
         table = io.StringIO()
@@ -91,16 +93,23 @@ def curves(workdir):
         rows.writerows(history)
         files.write_whole(workdir / "metrics.csv", table.getvalue())
         last = history[-1]
-        with writer.as_default():
+        with _writing(folder), writer.as_default():
             for name, value in last.items():
                 if isinstance(value, (int, float)):
                     tf.summary.scalar(name, value, step=last["steps"])
-        writer.flush()
+            writer.flush()
 
     try:
         yield write
     finally:
         writer.close()
+
+
+@contextlib.contextmanager
+def _writing(folder):
+    """Within the block: what TensorFlow cannot write into a run's folder is said in a sentence."""
+    with errors.writing(folder, "the last checkpoint is unharmed"), stores.told(folder):
+        yield
 
 
 def write_results(workdir, model, data, recipe, progress):
