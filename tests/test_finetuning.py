@@ -1,7 +1,9 @@
 """Fine-tuning: what learns, the solved head, the plan, and the whole way on a tiny network."""
 
 import dataclasses
+import importlib
 import json
+import os
 import shutil
 import signal
 import sys
@@ -319,6 +321,27 @@ def test_a_handful_of_pictures(start, tmp_path):
     options = {"weights": start[1], "epochs": 1, "image_size": 32, "hub": False}
     result, judged = finetuning.finetune("EfficientNetV2B0", colours, tmp_path / "run", **options)
     assert result.steps == 2 and judged.images == 4
+
+
+def test_an_export_is_known_by_its_model(tmp_path, monkeypatch):
+    """Not by times: a workdir is copied, and clocks are set back."""
+    page, made = importlib.import_module("keras_effv2.finetuning.finetune"), []
+
+    def export(model, path):
+        path.mkdir()
+        (path / "saved_model.pb").write_text(model)
+        made.append(model)
+
+    monkeypatch.setattr(page, "export_hub", export)
+    (tmp_path / "summary.json").write_text("{}")
+    for model in ("one", "two"):
+        (tmp_path / "model.keras").write_text(model)
+        os.utime(tmp_path / "model.keras", (1, 1))
+        page._export(model, tmp_path)
+        os.utime(tmp_path / "hub" / "saved_model.pb", (0, 0))
+        page._export(model, tmp_path)
+        assert (tmp_path / "hub" / "saved_model.pb").read_text() == model
+    assert made == ["one", "two"]
 
 
 @pytest.mark.slow

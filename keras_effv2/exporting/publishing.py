@@ -14,6 +14,7 @@ from absl import logging
 
 from keras_effv2 import errors, files, model_files, needs
 from keras_effv2.exporting import formats, page, reusable
+from keras_effv2.training import records
 from keras_effv2.weights.download import is_offline
 from keras_effv2.weights.handles import place
 
@@ -119,9 +120,8 @@ def _collect(workdir, folder, to, licence):
             shutil.copyfile(workdir / name, folder / name)
     with zipfile.ZipFile(workdir / "model.keras") as archive:
         archive.extractall(folder)
-    hub, written = workdir / "hub", (workdir / "model.keras").stat().st_mtime
-    if hub.is_dir() and hub.stat().st_mtime >= written:
-        shutil.copytree(hub, folder / "hub")
+    if records.is_exported(workdir):
+        shutil.copytree(workdir / "hub", folder / "hub")
     else:
         reusable.export_hub(model, folder / "hub")
     try:

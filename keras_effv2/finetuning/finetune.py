@@ -319,12 +319,15 @@ def _beginning(network, variant, weights, data, recipe, workdir):
 
 def _export(model, workdir):
     """Exports for TF Hub, unless the model that is there was exported already."""
+    if not records.is_exported(workdir):
+        _export_anew(model, workdir)
+        records.tell_exported(workdir)
+
+
+def _export_anew(model, workdir):
     path, fresh = workdir / "hub", workdir / ".hub"
     for left in workdir.glob("..hub.*"):  # by an export that was killed
         files.remove_tree(left)
-    done, trained = path / "saved_model.pb", workdir / "model.keras"
-    if done.exists() and done.stat().st_mtime >= trained.stat().st_mtime > 0:
-        return
     if isinstance(workdir, stores.Stored):  # it comes there when it is verified
         files.remove_tree(path)
         export_hub(model, path)

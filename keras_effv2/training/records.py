@@ -174,6 +174,24 @@ def tell(workdir, told):
     files.write_whole(path, json.dumps(known | told, indent=2) + "\n")
 
 
+def is_exported(workdir):
+    """Whether hub/ was made of the model.keras that is there.
+
+    By its hash: times are others when a workdir is copied or a clock is set back.
+    """
+    made = (workdir / "hub" / "saved_model.pb").exists()
+    return made and says(workdir, _exported(workdir))
+
+
+def tell_exported(workdir):
+    """Notes that hub/ was made of model.keras."""
+    tell(workdir, _exported(workdir))
+
+
+def _exported(workdir):
+    return {"hub_of": files.digest(workdir / "model.keras")}
+
+
 def _drawn(history):
     """The curves of a run as a PNG."""
     figure = Figure(figsize=(8, 6), layout="constrained")
