@@ -140,6 +140,7 @@ def test_three_pictures_a_class_are_one_a_split(tmp_path):
 ERRORS = {
     "unknown": ("mnist", ValueError, "'mnist'.*'digits', 'folder:PATH'.*'tfds:NAME'"),
     "missing folder": ("folder:{}/nowhere", FileNotFoundError, "nowhere. Check the path"),
+    "archive": ("folder:{}/flat/LICENSE", NotADirectoryError, "is a file, not a folder. Unpack it"),
     "empty folder": ("{}/empty", ValueError, r"0 class folder\(s\) \(none\).*at least two"),
     "one class": ("{}/one", ValueError, r"1 class folder\(s\) \(cat\).*PATH/CLASS/picture.jpg"),
     "no pictures": (

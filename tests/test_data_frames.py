@@ -209,6 +209,8 @@ def test_flags_of_a_table_are_checked(photos, tmp_path):
         data.load(f"{spec}?labels=label,image")
     with pytest.raises(FileNotFoundError, match="There is no table .*none.csv"):
         data.load(f"csv:{tmp_path}/none.csv")
+    with pytest.raises(IsADirectoryError, match="is a folder, not a table. Give .* or folder:/"):
+        data.load(f"csv:{tmp_path}/photos")
 
 
 def test_rows_of_0_and_1_are_given_as_such():

@@ -16,14 +16,22 @@ def load_csv(rest, validation, seed, strict):
 
     path, _, query = rest.partition("?")
     columns = _columns(query, rest)
-    if not files.place(path, "A table").is_file():
-        raise FileNotFoundError(f"There is no table {path}. Check the path.")
+    check_file(path)
     head, rows = _cells(path)
     frame = pandas.DataFrame(list(rows.values()), list(rows), head, dtype=object)
     frame = frame.loc[:, frame.columns != ""]  # such as an index that pandas wrote with it
     return load_frame(
         frame, validation, seed, strict, f"csv:{rest}", os.path.dirname(path), columns
     )
+
+
+def check_file(path):
+    """Refuses a path at which there is no table, or a folder."""
+    place = files.place(path, "A table")
+    if place.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a table. Give a CSV file, or folder:{path}.")
+    if not place.exists():
+        raise FileNotFoundError(f"There is no table {path}. Check the path.")
 
 
 def _cells(path):

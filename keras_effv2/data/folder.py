@@ -10,7 +10,13 @@ from absl import logging
 from keras_effv2.data.carving import completed, identity, warn_of_case, warn_of_copies
 from keras_effv2.data.damage import examine
 from keras_effv2.data.split import Data, Split
-from keras_effv2.data.walking import LeftOut, find_folders, find_pictures, loose_pictures
+from keras_effv2.data.walking import (
+    LeftOut,
+    check_folder,
+    find_folders,
+    find_pictures,
+    loose_pictures,
+)
 
 UNKNOWN = "unknown"  # folder of pictures of none of the classes
 SPLITS = {
@@ -22,8 +28,7 @@ SPLITS = {
 
 def load_folder(path, validation, seed, strict):
     """Class sub-folders, with or without split folders above them."""
-    if not tf.io.gfile.isdir(path):
-        raise FileNotFoundError(f"There is no folder {path}. Check the path.")
+    check_folder(path)
     left_out = LeftOut()
     unknown = _unknown(path, strict)
     found = _find_splits(path, left_out)

@@ -9,15 +9,14 @@ from absl import logging
 
 from keras_effv2 import files, needs, stores
 from keras_effv2.arguments import check_number
-from keras_effv2.data import elsewhere, frames
+from keras_effv2.data import csv_files, elsewhere, frames
 from keras_effv2.data.cars import load_cars
 from keras_effv2.data.carving import carve_labels
-from keras_effv2.data.csv_files import load_csv
 from keras_effv2.data.folder import load_folder
 from keras_effv2.data.shards import load_shards
 from keras_effv2.data.split import Data, Split
 from keras_effv2.data.tfds import load_tfds
-from keras_effv2.data.walking import is_text
+from keras_effv2.data.walking import check_folder, is_text
 
 if typing.TYPE_CHECKING:
     import pandas
@@ -118,7 +117,7 @@ def _load(spec, validation, seed, strict):
     if kind == "cars":
         return load_cars(rest, validation, seed, strict)
     if kind == "csv":
-        return load_csv(rest, validation, seed, strict)
+        return csv_files.load_csv(rest, validation, seed, strict)
     if kind == "keras":
         return elsewhere.load_keras(rest, validation, seed)
     if kind == "hf":
@@ -149,14 +148,16 @@ def check(spec):
     Raises:
         ValueError: If the description is unknown.
         FileNotFoundError: If there is no such folder or table.
+        NotADirectoryError: If there is a file where a folder is wanted.
     """
     kind, rest = _parse(spec)
     if not kind:
         raise _unknown(spec)
     path = rest.partition("?")[0] if kind in ("csv", *_SHARDS) else rest
-    if kind in _PATHS and is_text(path) and not files.exists(path):
-        what = "table" if kind == "csv" else "folder"
-        raise FileNotFoundError(f"There is no {what} {path}. Check the path.")
+    if kind == "csv":
+        csv_files.check_file(path)
+    elif kind in _PATHS and is_text(path):
+        check_folder(path)
 
 
 def resolved(spec: str | os.PathLike) -> str:

@@ -12,6 +12,7 @@ from keras_effv2.data.folder import SPLITS
 from keras_effv2.data.frames import settings_of
 from keras_effv2.data.records import Records, splits_of
 from keras_effv2.data.split import Data
+from keras_effv2.data.walking import check_folder
 from keras_effv2.files import open_regular
 
 _NAMES = {"tfrecord": r"-\d{5}-of-\d{5}$|\.tfrecords?$", "webdataset": r"\.tar$"}
@@ -59,8 +60,7 @@ def load_shards(kind, rest, validation, seed):
 
 def _by_split(path, kind):
     """Split -> its files, in order."""
-    if not tf.io.gfile.isdir(path):
-        raise FileNotFoundError(f"There is no folder {path}. Check the path.")
+    check_folder(path)
     found = {}
     for folder, _, files in tf.io.gfile.walk(path):
         for name in files:

@@ -6,7 +6,7 @@ import os
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import photos
+from keras_effv2 import files, photos
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif"),
@@ -24,6 +24,22 @@ SYSTEM = frozenset(
         *("#recycle", "#snapshot", "~snapshot", "__pycache__", "found.000"),
     }
 )
+
+
+def check_folder(path):
+    """Refuses a path at which there is no folder.
+
+    Raises:
+        FileNotFoundError: If there is nothing.
+        NotADirectoryError: If there is a file.
+    """
+    if tf.io.gfile.isdir(path):
+        return
+    if files.exists(path):
+        raise NotADirectoryError(
+            f"{path} is a file, not a folder. Unpack it if it is an archive, and give the folder."
+        )
+    raise FileNotFoundError(f"There is no folder {path}. Check the path.")
 
 
 class LeftOut(collections.defaultdict):
