@@ -205,6 +205,17 @@ def test_predictions_as_a_table_and_in_folders(model_file, folder, tmp_path, cap
     assert code == 2 and "has 3 names, the model 4 outputs" in err
 
 
+def test_a_name_that_is_no_text_in_a_table(model_file, folder, tmp_path, capsys):
+    """It is escaped as where it is printed."""
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    shutil.copy(folder / "val" / "red" / "0.png", odd)
+    command = ["predict", odd, f"--model_file={model_file}", f"--csv={tmp_path}/table.csv"]
+    code, _, err = run(capsys, *command)
+    assert code == 0, err
+    table = (tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()
+    assert table[1].startswith(f"{tmp_path}/caf\\udce9.png,")
+
+
 def test_pictures_are_read_ahead_in_their_order(monkeypatch, capsys):
     """Not more of them than was asked for, and one that fails is named in its place."""
     begun, third = [], threading.Event()

@@ -61,7 +61,9 @@ def run(values, positional):
             lines.append(f"  {_one_line(', '.join(result['said']) or UNKNOWN)}")
         lines += [f"  {c['score']:6.1%}  {_one_line(c['name'])}" for c in result["classes"]]
     if values.csv:
-        files.write_whole(files.place(values.csv, "The table"), _table(results))
+        # names of files that are no text are escaped, as where they are printed
+        table = _table(results).encode("utf-8", "backslashreplace")
+        files.write_whole(files.place(values.csv, "The table"), table)
     if values.sort_into:
         _sort(results, files.place(values.sort_into, "The folder to sort into"))
     flags.show(values, results, "\n".join(lines))
