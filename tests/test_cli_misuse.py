@@ -86,6 +86,11 @@ ROWS = [
     ("predict {photo} --csv=no/t.csv", 2, "--csv=no/t.csv lies in a folder that does not exist"),
     ("export --output={photo}", 1, "photo.jpg exists. Remove it, or choose another path."),
     ("predict {photo} --csv=", 2, "flag --csv=: a path is missing"),
+    (
+        "finetune --data=digits --workdir={nothing}",
+        2,
+        "nothing: it is a link to nothing; give a fol",
+    ),
     ("predict {photo} --sort_into={photo}", 2, "photo.jpg: it is a file; give a folder"),
     ("predict", 2, "no pictures: give files, folders, globs, or - for a list on stdin"),
     ("predict --top=3", 2, "no pictures: give files"),
@@ -295,7 +300,9 @@ def run_all(folder):
     (folder / "junk.json").write_text("{")
     (folder / "cut.keras").write_bytes(b"PK\3\4" + b"\0" * 99)
     (folder / "photo.jpg").write_bytes(b"\xff\xd8\xff")
+    (folder / "nothing").symlink_to(folder / "nowhere")
     places = {
+        "nothing": folder / "nothing",
         "photo": folder / "photo.jpg",
         "empty": folder / "empty",
         "junk": folder / "junk.json",

@@ -126,8 +126,10 @@ class _Folder(_Path):
     def parse(self, argument):
         found = super().parse(argument)
         place = files.place(found, "It")
-        if not stores.is_address(found) and place.exists() and not place.is_dir():
-            raise ValueError("it is a file; give a folder")
+        if not stores.is_address(found) and not place.is_dir():
+            if place.exists() or place.is_symlink():
+                what = "a file" if place.exists() else "a link to nothing"
+                raise ValueError(f"it is {what}; give a folder")
         return found
 
 
