@@ -169,7 +169,7 @@ def test_stores_are_reached_through_one_page():
 
 # who opens, makes, moves or removes what lies on a disk, beside `files` and `stores`
 OPENING = {
-    "cli.app": "the null device, after the reader of a pipe has gone",
+    "cli.app": "the null device, for streams that are closed or whose reader has gone",
     "data.cars": "unpacks Stanford Cars beside its archive, local by a check of its own",
     "data.elsewhere": "the cache of `datasets`",
     "data.walking": "lists folders, local ones apart, by threads",

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 
@@ -108,6 +109,33 @@ def test_a_reader_that_leaves_early_is_no_error():
     command = f"{sys.executable} -m keras_effv2 models | head -c 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert done.stdout == "m" and not done.stderr
+
+
+def test_closed_streams_lead_nowhere():
+    """The next files that are opened do not get their numbers."""
+    code = (
+        "import os, sys; from keras_effv2 import cli; done = cli.main(['models']); "
+        "sys.exit(done or os.open(os.devnull, os.O_RDONLY) < 3)"
+    )
+    command = f'"{sys.executable}" -c "{code}" <&- >&- 2>&-'
+    assert subprocess.run(command, shell=True).returncode == 0
+
+
+def test_sigterm_ends_a_command_as_an_exit_does(monkeypatch):
+    """Temporary folders go; the caller has his own handler again."""
+    before, left = signal.getsignal(signal.SIGTERM), []
+
+    def work(*_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            left.append("removed")
+
+    monkeypatch.setattr("keras_effv2.cli.models.run", work)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["models"])
+    assert ended.value.code == 143 and left == ["removed"]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 # ------------------------------------------------------------------------------------ own lines

@@ -5,9 +5,12 @@ A command is a file of this folder: its docstring tells what it does, `USAGE` ho
 Neither Keras nor TensorFlow is imported before `run` has checked what it was given.
 """
 
+import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
 
 from absl import flags
 
@@ -43,13 +46,41 @@ COMMANDS = (
 
 
 def main(argv=None):
-    """Runs a command line; returns the exit code: 0 done, 1 failed, 2 bad usage, 75 a worker lost."""
+    """Runs a command line; returns the exit code: 0 done, 1 failed, 2 bad usage, 75 a worker lost.
+
+    After a signal it is 128 and the signal's number, as of a shell.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     try:
-        return _main(*argv)
+        with _leaving_when_terminated():
+            return _main(*argv)
     except BrokenPipeError:  # as of `effv2 models | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def _open_streams():
+    """Opens streams that were closed anew, to nowhere: else the next files would get their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def _leaving_when_terminated():
+    """Within the block SIGTERM raises `SystemExit`: what is temporary is removed, children end."""
+
+    def leave(number, _):
+        raise SystemExit(128 + number)
+
+    ours = threading.current_thread() is threading.main_thread()
+    before = ours and signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _main(name="", *rest):
