@@ -29,7 +29,9 @@ def check_file(path):
     """Refuses a path at which there is no table, or a folder."""
     place = files.place(path, "A table")
     if place.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, not a table. Give a CSV file, or folder:{path}.")
+        raise IsADirectoryError(
+            f"{path} is a folder, not a table. Give a CSV file, or folder:{path}."
+        )
     if not place.exists():
         raise FileNotFoundError(f"There is no table {path}. Check the path.")
 
