@@ -218,6 +218,20 @@ ROWS = [
     ('kev.export(model, "o", images=nan)', "Received: float64 (1, 9, 8, 3) with NaN or infinity."),
     ('kev.export(model, "o", images=picture[None] / 255)', "0..255. Received: 0 to 0.843137. Br"),
     ('kev.export(model, "o", images=picture[None] * 257)', "`images` has pixels 0..255. Received:"),
+    (
+        'kev.export(model, "o", min_agreement=95)',
+        "is a part of the images, 1 for all. Received: 95",
+    ),
+    (
+        'kev.export(model, "o", min_agreement=nan.max())',
+        "`min_agreement` is a number from 0. Receive",
+    ),
+    ('kev.export_hub(model, "o", labels="abcd")', "There are 1 labels for 4 classes"),
+    (
+        'kev.export_hub(model, "o", labels=[1, 2, 3, 4])',
+        "`labels` is a list of names, each a text. R",
+    ),
+    ('kev.export_hub(model, "o", labels=7)', "`labels` is a list of names. Received: int 7."),
     ('kev.export_hub(model, "o", labels=["a"])', "There are 1 labels for 4 classes"),
     ('kev.publish("none", "hf:me/x", dry_run=True)', "holds no finished run"),
     ('kev.HubLayer("none")', "none"),

@@ -10,7 +10,7 @@ import numpy.typing
 import tensorflow as tf
 
 from keras_effv2 import errors, files, graph, layers, needs
-from keras_effv2.arguments import check_array
+from keras_effv2.arguments import check_array, check_number
 from keras_effv2.exporting.card import card_of
 from keras_effv2.exporting.folding import fold
 from keras_effv2.exporting.metadata import CARD, into_onnx, into_tflite
@@ -74,7 +74,7 @@ def export(
     >>> report.format, report.max_drift < 1e-4
     ('saved_model', True)
     """
-    _check_arguments(format, quantize)
+    _check_arguments(format, quantize, min_agreement)
     layers.require_tensorflow("Export")
     place = files.place(path, "The place of an export")
     graph.check_outputs(model)
@@ -104,13 +104,18 @@ def export(
     return report
 
 
-def _check_arguments(format, quantize):
+def _check_arguments(format, quantize, min_agreement):
     if format not in FORMATS:
         raise ValueError(f"`format` is one of {', '.join(FORMATS)}. Received: {format!r}.")
     if quantize not in (None, "float16", "int8") or (quantize and format != "tflite"):
         raise ValueError(
             "`quantize` is None, 'float16' or 'int8', and goes with format='tflite'. Received: "
             f"quantize={quantize!r}, format={format!r}."
+        )
+    check_number("`min_agreement`", min_agreement, 0)
+    if min_agreement > 1:
+        raise ValueError(
+            f"`min_agreement` is a part of the images, 1 for all. Received: {min_agreement}."
         )
 
 
