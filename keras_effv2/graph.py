@@ -67,6 +67,17 @@ def check_outputs(model):
         )
 
 
+def check_weights(model):
+    """Refuses a model with a weight that is no number."""
+    for weight in model.weights:
+        is_real = "float" in str(weight.dtype)
+        if is_real and not ops.all(ops.isfinite(ops.cast(weight, "float32"))):
+            raise ValueError(
+                f"Model {model.name!r} gives no numbers (NaN): its weight {weight.path} holds NaN or "
+                "infinity. The training has diverged, or the file is damaged: take an earlier one."
+            )
+
+
 def said_of_head(model, key):
     """What the model's `Pixels` layer says, where it speaks of a head with as many outputs.
 

@@ -232,6 +232,11 @@ ROWS = [
         "`labels` is a list of names, each a text. R",
     ),
     ('kev.export_hub(model, "o", labels=7)', "`labels` is a list of names. Received: int 7."),
+    ('kev.export(diverged(), "o")', "its weight predictions/bias holds NaN or infinity. The train"),
+    (
+        'kev.export_hub(diverged(), "o")',
+        "its weight predictions/bias holds NaN or infinity. The train",
+    ),
     ('kev.export_hub(model, "o", labels=["a"])', "There are 1 labels for 4 classes"),
     ('kev.publish("none", "hf:me/x", dry_run=True)', "holds no finished run"),
     ('kev.HubLayer("none")', "none"),
@@ -252,6 +257,12 @@ def twice():
     return keras.Model(model.inputs, 2 * model.outputs)
 
 
+def diverged():
+    model = build_convnet()
+    model.get_layer("predictions").bias.assign([0, 1, np.nan, 3])
+    return model
+
+
 @pytest.fixture(scope="module")
 def names():
     return {
@@ -265,6 +276,7 @@ def names():
         "model": build_convnet(),
         "bare": keras.Sequential([keras.Input((None, None, 3)), kev.layers.Pixels(enabled=False)]),
         "twice": twice(),
+        "diverged": diverged,
         "dense": dense,
         "pictures": np.zeros((2, 8, 8, 3), "uint8"),
         "picture": np.arange(216.0).reshape(9, 8, 3),

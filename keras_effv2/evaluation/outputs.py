@@ -55,20 +55,14 @@ def probabilities(model, traced=True):
         any_number = tf.TensorSpec((None, *images.shape[1:]), images.dtype)
         scores = (graphs.get_concrete_function(any_number) if traced else compute)(images)
         if not np.isfinite(scores).all():
-            raise ValueError(f"Model {model.name!r} gives no numbers (NaN): {_cause(model)}")
+            graph.check_weights(model)
+            raise ValueError(
+                f"Model {model.name!r} gives no numbers (NaN): its weights are finite, so the pictures are "
+                "not, or float16 is too small for them."
+            )
         return scores
 
     return predict
-
-
-def _cause(model):
-    for weight in model.weights:
-        if "float" in str(weight.dtype) and not np.isfinite(np.float32(weight.numpy())).all():
-            return (
-                f"its weight {weight.path} holds NaN or infinity. The training has diverged, or the "
-                "file is damaged: take an earlier one."
-            )
-    return "its weights are finite, so the pictures are not, or float16 is too small for them."
 
 
 def predicted(model, split, batch_size=32, image_size=None):

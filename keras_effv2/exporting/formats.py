@@ -79,6 +79,7 @@ def export(
     place = files.place(path, "The place of an export")
     graph.check_outputs(model)
     layers.check_preprocessing(model)
+    graph.check_weights(model)
     pictures = _images(model, images)
     net = any_size(model)
     lean = fold(net) if fold_batch_norm else net

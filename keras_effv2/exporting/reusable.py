@@ -73,6 +73,7 @@ def export_hub(
     if kind == "classification":
         graph.check_outputs(model)
         check_head(model)
+    graph.check_weights(model)
     net = any_size(model)
     view = graph.logits_of(net) if kind == "classification" else pooled(net)
     labels = labels_of(model, kind, labels)
