@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import keras
 
 from keras_effv2 import layers, needs
+from keras_effv2.arguments import check_kind, check_number
 from keras_effv2.phases import (
     OF_LAYERS,
     STRENGTHS,
@@ -147,6 +148,11 @@ class ProgressiveLearning(keras.callbacks.Callback):
         from keras_effv2.augment import Augment
         from keras_effv2.data.streams import labelled
 
+        counts = {"batch_size": batch_size, "steps": steps, "classes": classes}
+        for name, count in counts.items():
+            if count is not None:
+                check_number(f"`{name}`", count, 1, whole=True)
+        check_kind("augment", augment, Augment | None, "an Augment, or None")
         split = labelled(images_and_labels, steps, classes)
         self._has_data = True
         own = any(phase.image_size is None for phase in self.phases)

@@ -104,6 +104,17 @@ ROWS = [
         "kev.ProgressiveLearning(3)",
         "`phases` is rows of Phase, such as keras_effv2.ramp(...) gives",
     ),
+    ("dataset((pictures, [0, 1]), 0)", "`batch_size` is a whole number from 1. Received: 0."),
+    ("dataset((pictures, [0, 1]), '2')", "`batch_size` is a whole number from 1. Received: '2'."),
+    (
+        "dataset((pictures, [0, 1]), 2, classes=2.5)",
+        "`classes` is a whole number from 1. Received: 2",
+    ),
+    ("dataset((pictures, [0, 1]), 2, steps=-1)", "`steps` is a whole number from 1. Received: -1."),
+    (
+        "dataset((pictures, [0, 1]), 2, {'flip': 1})",
+        "`augment` is an Augment, or None. Received: di",
+    ),
     # training
     ('kev.train(model, "digits", recipe, "w")', "`data` is what keras_effv2.data.load(...) gives."),
     (
@@ -270,6 +281,7 @@ def names():
         "flat": keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)]),
         "b0": kev.EfficientNetV2B0,
         "attention_maps": evaluation.attention_maps,
+        "dataset": kev.ProgressiveLearning(kev.ramp(2, 2, image_size=(8, 16))).dataset,
         "calibrate": evaluation.calibrate,
         "calibrate_several": evaluation.calibrate_several,
         "data": tiny_data(),
