@@ -46,6 +46,8 @@ def test_flipped_labels_come_first():
         doubts.cross_validated(solve, features, labels, 3), labels, ["a", "b", "c"]
     )
     assert {doubt.index for doubt in found[: len(wrong)]} == set(wrong)
+    (doubt,) = doubts.find_doubts([[0.9, 0.1], [0.8, 0.2]], [0, 1], ["a", "b"])  # lists are arrays
+    assert (doubt.index, doubt.said) == (1, "a")
     confidences = [doubt.confidence for doubt in found]
     assert confidences == sorted(confidences) and all(d.label != d.said for d in found)
 

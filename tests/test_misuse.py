@@ -157,6 +157,12 @@ ROWS = [
     ("kev.evaluate(dense(7), data)", "7 outputs and no class names, the data has 4 classes"),
     ("kev.evaluate(model, replace(data, test=data.train.select([])))", "`test` has no pictures."),
     (
+        "find_doubts(zeros(2, 3), [0, 1], 'ab')",
+        "an array (n, 2), a row for each of the 2 labels. R",
+    ),
+    ("find_doubts(zeros(3, 2), [0, 1], 'ab')", "the 2 labels. Received: float32 (3, 2)."),
+    ("find_doubts(zeros(2, 2), [0, 2], 'ab')", "`labels` are integers in 0 .. 1, for 2 classes."),
+    (
         "calibrate(model, data)",
         "`split` is a split of pictures, such as `data.validation`. Received:",
     ),
@@ -282,6 +288,7 @@ def names():
         "b0": kev.EfficientNetV2B0,
         "attention_maps": evaluation.attention_maps,
         "dataset": kev.ProgressiveLearning(kev.ramp(2, 2, image_size=(8, 16))).dataset,
+        "find_doubts": evaluation.find_doubts,
         "calibrate": evaluation.calibrate,
         "calibrate_several": evaluation.calibrate_several,
         "data": tiny_data(),

@@ -6,6 +6,8 @@ import io
 
 import numpy as np
 
+from keras_effv2.data.tables import check_labels
+
 MOST = 100  # that are listed
 
 
@@ -40,12 +42,21 @@ def find_doubts(probabilities, labels, class_names):
     Returns:
         A list of `Doubt`.
 
+    Raises:
+        ValueError: If labels are no columns, or probabilities not of so many pictures and classes.
+
     Example:
 
     >>> found = find_doubts(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]), ["cat", "dog"])
     >>> [(doubt.index, doubt.label, doubt.said) for doubt in found]
     [(1, 'dog', 'cat')]
     """
+    labels, probabilities = check_labels(labels, len(class_names)), np.asarray(probabilities)
+    if probabilities.shape != (len(labels), len(class_names)):
+        raise ValueError(
+            f"`probabilities` is an array (n, {len(class_names)}), a row for each of the {len(labels)} "
+            f"labels. Received: {probabilities.dtype} {probabilities.shape}."
+        )
     own = probabilities[np.arange(len(labels)), labels]
     said = probabilities.argmax(1)
     order = [i for i in np.argsort(own, kind="stable") if said[i] != labels[i]][:MOST]
