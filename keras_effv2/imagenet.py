@@ -171,17 +171,17 @@ def prepare_image(
     (224, 224, 3)
     """
     check_kind("model", model, keras.Model, "a keras.Model")
-    picture = check_array(
+    pixels = check_array(
         "picture",
         read_image(picture) if is_picture(picture) else picture,
         "a path, the bytes of a file, an image of Pillow's, or an array (height, width, 3) of 0..255",
         lambda shape: len(shape) == 3 and shape[2] == 3 and all(shape),
     )
-    if picture.dtype != np.uint8:
-        check_range("picture", picture)
-    pixels = layers.find_pixels(model)
-    geometry = (pixels.crop, pixels.resize) if pixels is not None else ()
-    return prepare(picture, graph.side_of(model, image_size), *geometry)
+    if pixels.dtype != np.uint8:
+        check_range("picture", pixels)
+    contract = layers.find_pixels(model)
+    geometry = (contract.crop, contract.resize) if contract is not None else ()
+    return prepare(pixels, graph.side_of(model, image_size), *geometry)
 
 
 def class_names(model: keras.Model) -> list[str]:
