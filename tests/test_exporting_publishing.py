@@ -17,6 +17,7 @@ from hub_server import served
 import keras_effv2 as kev
 from keras_effv2 import cli, evaluation, training
 from keras_effv2.exporting import page, publishing
+from keras_effv2.training import records
 
 EXPECTED = {
     "README.md",
@@ -44,6 +45,7 @@ def finished(tmp_path_factory):
         json.dumps({"model": "CoAtNetNanoRW", "weights": "imagenet"})
     )
     kev.export_hub(result.model, workdir / "hub")
+    records.tell_exported(workdir)
     return workdir
 
 

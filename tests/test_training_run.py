@@ -12,6 +12,7 @@ import train_tiny
 from conftest import dense, mirrored, tiny_data
 
 from keras_effv2 import layers, progressive, recipes
+from keras_effv2.data import Data, Split
 from keras_effv2.training import checkpoints
 
 
@@ -108,7 +109,9 @@ def test_refusals(quiet_train, tmp_path):
     way_out = r"built in float32\. .*effv2 train --recipe.precision=float32"
     refused(f"mixed_bfloat16, but model .* {way_out}", model=dense(4), recipe=half)
     refused("Received: s3://b/run. Mount the s3:// store", workdir="s3://b/run")
-    lines = dataclasses.replace(data, class_names=("red", "green", "blue", "no\ncolour"))
+    names = ("red", "green", "blue", "no\ncolour")
+    part = Split(names, data.train.labels, data.train.pictures)
+    lines = Data("lines", names, part)
     refused(r"The label 'no\\ncolour' has a line break", data=lines)
     refused("works on one device; this strategy has 2", strategy=mirrored(2), jit_compile=True)
 
