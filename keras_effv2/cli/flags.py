@@ -221,12 +221,14 @@ def check_model(values, fresh=False):
 
     Args:
         values: Parsed flags.
-        fresh: Whether random weights will do.
+        fresh: Whether random weights will do, and --model tells what else is to be taken.
     """
     from keras_effv2.weights.loading import check_weights, list_weights
 
     if values.model_file and values.weights:
         raise UsageError("--model_file has weights of its own; leave out --weights")
+    if values.model_file and values["model"].present and not fresh:
+        raise UsageError("--model_file is a network of its own; leave out --model")
     if values.model_file and not values.model_file.startswith("hf://"):
         files.check_model_file(values.model_file)
     elif values.weights:
