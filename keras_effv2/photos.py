@@ -247,12 +247,12 @@ def prepare(image, image_size, crop="none", resize="bilinear"):
     check_geometry(crop, resize)
     top, left, height, width = crop_box(*image.shape[:2], image_size, crop)
     image = image[top : top + height, left : left + width]
-    (high, wide), (down, right) = resized_sides(height, width, image_size, crop)
-    rows, columns = slice(down, down + image_size), slice(right, right + image_size)
+    sides, start = resized_sides(height, width, image_size, crop)
     if resize == "pillow-bicubic":
-        return _by_pillow(image, (high, wide), rows, columns)
-    image = _along(0, image, *RESIZERS[resize](np.arange(image_size) + down, height / high, height))
-    image = _along(1, image, *RESIZERS[resize](np.arange(image_size) + right, width / wide, width))
+        return _by_pillow(image, sides, start, image_size)
+    for axis, source in enumerate((height, width)):
+        places = np.arange(image_size) + start[axis]
+        image = _along(axis, image, *RESIZERS[resize](places, source / sides[axis], source))
     return image.clip(0, 255).astype("float32", copy=False)
 
 
@@ -311,18 +311,20 @@ def _legacy_bicubic(places, scale, source):
 RESIZERS = {"bilinear": _bilinear, "bicubic": _legacy_bicubic}
 
 
-def _by_pillow(image, sides, rows, columns):
-    """Rows and columns of what Pillow resizes a picture to.
+def _by_pillow(image, sides, start, image_size):
+    """The square from `start` on of what Pillow resizes a picture to.
 
-    Of a strip it is so long that only these are made, some values of which are rounded otherwise.
+    Of a strip it is so long that only the square is made, some values of which are rounded otherwise.
     """
     from PIL import Image
 
     picture = Image.fromarray(np.round(image).clip(0, 255).astype("uint8"))
     if sides[0] * sides[1] <= MAX_PIXELS:
         whole = picture.resize(sides[::-1], Image.Resampling.BICUBIC)
-        return np.asarray(whole, "float32")[rows, columns]
-    size = (columns.stop - columns.start, rows.stop - rows.start)
-    ends = np.array([[columns.start, rows.start], [columns.stop, rows.stop]])
-    box = (ends * picture.size / np.array(sides[::-1])).clip(0, picture.size)
-    return np.asarray(picture.resize(size, Image.Resampling.BICUBIC, box.ravel()), "float32")
+        down, right = start
+        whole = np.asarray(whole, "float32")
+        return whole[down : down + image_size, right : right + image_size]
+    ends = np.array([start, np.add(start, image_size)])[:, ::-1]
+    box = (ends * picture.size / np.array(sides[::-1])).clip(0, picture.size).ravel()
+    size = (image_size, image_size)
+    return np.asarray(picture.resize(size, Image.Resampling.BICUBIC, box), "float32")

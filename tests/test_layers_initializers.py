@@ -33,15 +33,11 @@ def test_they_are_those_of_keras(kind):
 
 
 ON_JAX = """
-import logging
-import jax, keras, numpy as np
+import numpy as np
+from jax_notes import compilations
 from keras_effv2 import layers
 
-compiled = []
-notes = logging.Handler()
-notes.emit = lambda record: compiled.append(record.getMessage())
-jax.config.update("jax_log_compiles", True)
-logging.getLogger("jax").addHandler(notes)
+compiled = compilations()
 for make, deviation in ((layers.Normal, 0.02), (layers.FanOutNormal, (2 / 450) ** 0.5)):
     drawn, other, same = (make(seed=seed)((3, 3, 40, 50), "float32") for seed in (1, 2, 1))
     z = np.asarray(drawn, "float64").ravel() / deviation
@@ -57,6 +53,7 @@ assert str(layers.Normal()((2, 2), "bfloat16").dtype) == "bfloat16"
 def test_on_jax_nothing_is_compiled_for_them():
     """Moments of a normal distribution; XLA compiles a program a shape for Keras' own."""
     pytest.importorskip("jax")
-    here = pathlib.Path(__file__).parent.parent
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(here)}
+    here = pathlib.Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent)])
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": path}
     subprocess.run([sys.executable, "-c", ON_JAX], check=True, env=environment)

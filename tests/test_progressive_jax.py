@@ -54,15 +54,11 @@ def test_a_compiled_step_obeys_a_new_rate_at_the_same_size():
 
 
 COMPILES = """
-import logging
-import jax, keras, numpy as np
+import keras, numpy as np
 import keras_effv2 as kev
+from jax_notes import compilations
 
-compiled = []
-notes = logging.Handler()
-notes.emit = lambda record: compiled.append(record.getMessage())
-jax.config.update("jax_log_compiles", True)
-logging.getLogger("jax").addHandler(notes)
+compiled = compilations()
 pl = kev.ProgressiveLearning(kev.ramp(6, 2, image_size=(8, 16), dropout=(0.1, 0.3)))
 images = keras.Input((None, None, 3))
 x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(images))
@@ -76,7 +72,8 @@ print(sum("Compiling jit(train_step)" in said for said in compiled))
 
 def test_a_step_is_compiled_once_an_image_size():
     """Six epochs of two sizes, by what JAX logs."""
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(HERE.parent)}
+    path = os.pathsep.join([str(HERE), str(HERE.parent)])
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": path}
     command = [sys.executable, "-c", COMPILES]
     done = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
     assert done.stdout.split()[-1] == "2"

@@ -4,9 +4,10 @@ import csv
 import io
 import os
 import re
+import urllib.parse
 
 from keras_effv2 import files, needs
-from keras_effv2.data.frames import load_frame, settings_of
+from keras_effv2.data.frames import load_frame
 
 
 def load_csv(rest, validation, seed, strict):
@@ -86,3 +87,20 @@ def _columns(query, rest):
         f"joined by &. Received: {rest!r}."
     )
     return settings_of(query, ("image", "label", "labels", "split"), complaint)
+
+
+def settings_of(query, known, complaint):
+    """Key -> value, out of `image=A&labels=B,C` after a description's question mark.
+
+    Args:
+        query: What stands there.
+        known: Keys that may.
+        complaint: Text of the `ValueError` where something else does.
+    """
+    found = {}
+    for part in filter(None, query.split("&")):
+        key, _, value = part.partition("=")
+        if key not in known or not value:
+            raise ValueError(complaint)
+        found[key] = urllib.parse.unquote(value)
+    return found

@@ -1,7 +1,6 @@
 """A folder of class folders, with or without split folders above them."""
 
 import os
-import unicodedata
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +9,7 @@ from absl import logging
 from keras_effv2.data.carving import completed, identity, warn_of_case, warn_of_copies
 from keras_effv2.data.damage import examine
 from keras_effv2.data.split import Data, Split
+from keras_effv2.data.tables import composed
 from keras_effv2.data.walking import (
     LeftOut,
     check_folder,
@@ -136,7 +136,7 @@ def _find_classes(path, left_out):
     for name in find_folders(path, left_out):
         if name == UNKNOWN:
             continue
-        known = unicodedata.normalize("NFC", name)
+        known = composed(name)
         if known in classes:
             raise ValueError(
                 f"{path} has two folders of class {known!r}, written {ascii(name)} and "

@@ -4,8 +4,6 @@ import functools
 import glob
 import itertools
 import os
-import unicodedata
-import urllib.parse
 
 import numpy as np
 from absl import logging
@@ -15,6 +13,7 @@ from keras_effv2.data.carving import completed, identity, warn_of_case, warn_of_
 from keras_effv2.data.damage import examine
 from keras_effv2.data.folder import SPLITS, split_called
 from keras_effv2.data.split import Data, Split
+from keras_effv2.data.tables import composed
 from keras_effv2.stores import is_address
 
 # names of columns that say what they hold, in any case; the first that is there counts
@@ -77,23 +76,6 @@ def _check_names(name, class_names):
 def is_frame(spec):
     """Whether something is a DataFrame; pandas need not be installed to know that it is none."""
     return hasattr(spec, "columns") and hasattr(spec, "iloc")
-
-
-def settings_of(query, known, complaint):
-    """Key -> value, out of `image=A&labels=B,C` after a description's question mark.
-
-    Args:
-        query: What stands there.
-        known: Keys that may.
-        complaint: Text of the `ValueError` where something else does.
-    """
-    found = {}
-    for part in filter(None, query.split("&")):
-        key, _, value = part.partition("=")
-        if key not in known or not value:
-            raise ValueError(complaint)
-        found[key] = urllib.parse.unquote(value)
-    return found
 
 
 def _splits(frame, name, targets, paths, parts, strict):
@@ -229,7 +211,7 @@ def _is_binary(values):
 
 def _label(value):
     """A label as text; Unicode's ways to write it are one."""
-    return unicodedata.normalize("NFC", _text(value))
+    return composed(_text(value))
 
 
 def _text(value):

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from keras_effv2 import needs
 from keras_effv2.data import damage, offsets
+from keras_effv2.data.csv_files import settings_of
 from keras_effv2.data.folder import SPLITS
-from keras_effv2.data.frames import settings_of
 from keras_effv2.data.records import Records, splits_of
 from keras_effv2.data.split import Data
 from keras_effv2.data.walking import check_folder

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import os
+import unicodedata
 from collections.abc import Iterable
 
 import numpy as np
@@ -34,6 +35,11 @@ def check_class_names(class_names):
         what = f"{twice[0]!r} twice" if twice else repr(class_names)
         raise ValueError(f"`class_names` is a list of names, each once. Received: {what}.")
     return names
+
+
+def composed(name):
+    """A name as most systems write it: some spell an accent as a letter of its own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def check_labels(labels, classes):

@@ -1,7 +1,6 @@
 """What a model's outputs say: probabilities, of which classes."""
 
 import collections
-import unicodedata
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +9,7 @@ from absl import logging
 from keras_effv2 import graph, imagenet, layers
 from keras_effv2.arguments import check_kind
 from keras_effv2.data import Split
+from keras_effv2.data.tables import composed
 
 
 def probabilities(model, traced=True):
@@ -169,15 +169,15 @@ def match_classes(model, class_names):
                 f"has {len(class_names)} classes. Evaluate it on data with {count} classes."
             )
         return np.arange(count), tuple(class_names)
-    own = tuple(map(_composed, own))
+    own = tuple(map(composed, own))
     places = {name: place for place, name in enumerate(own)}
-    unknown = [name for name in class_names if _composed(name) not in places]
+    unknown = [name for name in class_names if composed(name) not in places]
     if unknown:
         raise ValueError(
             f"The model does not know the class {unknown[0]!r}. Its classes: "
             f"{', '.join(own[:10])}{' ...' if len(own) > 10 else ''}. Rename the class folder."
         )
-    return np.array([places[_composed(name)] for name in class_names]), own
+    return np.array([places[composed(name)] for name in class_names]), own
 
 
 def _of_imagenet(count, class_names):
@@ -199,11 +199,6 @@ def _check_once(class_names, own, count):
             f"{name!r} is the name of several classes of ImageNet: {', '.join(ids)}. Call the class "
             "folders by their WordNet ids."
         )
-
-
-def _composed(name):
-    """A name as most systems write it: some spell an accent as a letter of its own."""
-    return unicodedata.normalize("NFC", name)
 
 
 def warn_of_small_pixels(images):
