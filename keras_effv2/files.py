@@ -175,8 +175,9 @@ def replacing(path):
     A block that fails, or a process that dies in it, leaves what was at `path` before.
 
     Args:
-        path: The file to write, a path in a folder that exists. In a store the temporary file is
-            local; it is copied and compared, and a store that dies in it may keep a part.
+        path: The file to write, a path in a folder that exists, or a link to such a file. In a store
+            the temporary file is local; it is copied and compared, and a store that dies in it may
+            keep a part.
 
     Yields:
         The `pathlib.Path` to write to; its name ends as that of `path`.
@@ -190,15 +191,15 @@ def replacing(path):
             yield temporary
             path.send(temporary)
         return
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    target = pathlib.Path(os.path.realpath(path))
+    temporary = target.with_name(f".{os.getpid()}.{pathlib.Path(path).name}")
     try:
         with errors.writing(path, "what was there before is unharmed"):
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _sync_folder(path.parent)
+            os.replace(temporary, target)
+            _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -56,6 +56,21 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["a.json"]
 
 
+def test_a_link_stays_a_link(tmp_path):
+    """What it points to is replaced, whole, under a temporary name of the kind that was asked for."""
+    for folder in ("there", "here"):
+        (tmp_path / folder).mkdir()
+    target, link = tmp_path / "there/1a2b", tmp_path / "here/model.json"
+    target.write_text("old")
+    link.symlink_to("../there/1a2b")
+    with files.replacing(link) as temporary:
+        assert temporary.suffix == ".json"
+        temporary.write_text("new")
+    files.write_whole(link, link.read_text() + "er")
+    assert link.is_symlink() and target.read_text() == "newer"
+    assert [os.listdir(tmp_path / folder) for folder in ("there", "here")] == [["1a2b"], ["model.json"]]
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     files.write_whole(tmp_path / "a", "old")
     with pytest.raises(OSError, match="a could not be written .No space left.*unharmed"):
