@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.special import softmax
 from tensorflow.lite.python import schema_py_generated as schema
 
-from keras_effv2 import cli, evaluation, exporting, graph, imagenet, layers, model_files
+from keras_effv2 import cli, evaluation, exporting, graph, imagenet, layers, model_files, weights
 from keras_effv2.model_files import runtimes
 
 NAMES = ("red", "green", "blue", "grey")
@@ -195,6 +195,26 @@ def test_what_cannot_be_opened(exported, tmp_path):
         model_files.load_model(tmp_path / "features")
     with pytest.raises(ValueError, match="is no model that Keras saved, but an export"):
         model_files.load_keras(paths["tflite"])
+
+
+@pytest.mark.parametrize("card", (b"[1]", b"7", b"{", b"\xff"))
+def test_a_card_that_is_none_is_named(exported, tmp_path, card):
+    paths, _ = exported
+    for name in ("hub", "saved_model"):
+        folder = shutil.copytree(paths[name], tmp_path / name)
+        (folder / "assets.extra/keras_effv2.json").write_bytes(card)
+    with zipfile.ZipFile(paths["tflite"]) as archive:
+        start = min(info.header_offset for info in archive.infolist())
+    lite = tmp_path / "x.tflite"
+    lite.write_bytes(paths["tflite"].read_bytes()[:start])
+    with zipfile.ZipFile(lite, "a") as archive:
+        archive.writestr("keras_effv2.json", card)
+    said = r"\(keras_effv2.json\) is no dictionary in JSON"
+    for path in (tmp_path / "hub", tmp_path / "saved_model", lite):
+        with pytest.raises(ValueError, match=f"{path.name} cannot be opened: .*{said}. It may"):
+            model_files.load_model(path)
+    with pytest.raises(ValueError, match=f"hub is a damaged SavedModel .*{said}.. Get it again"):
+        weights.read(tmp_path / "hub")
 
 
 @pytest.mark.parametrize("kept", (0, 0.02, 0.5, 0.99))

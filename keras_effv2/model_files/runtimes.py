@@ -5,8 +5,10 @@ SavedModel, `keras_effv2.json` in the archive behind a `.tflite`, `keras_effv2` 
 an `.onnx`. Of a file without one it is empty.
 """
 
+import contextlib
 import json
 import os
+import pathlib
 import warnings
 import zipfile
 
@@ -20,18 +22,33 @@ CARD = "keras_effv2.json"
 HUB = {"kind": "classification", "images": [0, 1], "outputs": "logits", "activation": "softmax"}
 
 
+def card_beside(path):
+    """The card in the folder of a SavedModel.
+
+    Raises:
+        ValueError: If it is no dictionary in JSON.
+    """
+    file = pathlib.Path(path, "assets.extra", CARD)
+    return _card(file.read_bytes()) if file.exists() else {}
+
+
+def _card(content):
+    """The card that a file has in it; refuses what is none."""
+    with contextlib.suppress(ValueError):
+        card = json.loads(content)
+        if isinstance(card, dict):
+            return card
+    raise ValueError(f"what it says of itself ({CARD}) is no dictionary in JSON")
+
+
 def saved_model(path):
     """A reusable SavedModel, or a lean one with the signature `serving_default`."""
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(path)
-    card, file = {}, os.path.join(path, "assets.extra", CARD)
-    if os.path.exists(file):
-        with open(file, encoding="utf-8") as opened:
-            card = json.load(opened)
+    loaded, card = tf.saved_model.load(path), card_beside(path)
     if callable(loaded):
 
-        def call(images, kept=loaded):
+        def call(images):
             return loaded(images, training=False)
 
         card = {**HUB, **card} if card else _of_hub(path, loaded, call)
@@ -109,7 +126,7 @@ def _card_behind(path):
     if not zipfile.is_zipfile(path):
         return {}
     with zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read(CARD)) if CARD in archive.namelist() else {}
+        return _card(archive.read(CARD)) if CARD in archive.namelist() else {}
 
 
 def tflite_interpreter(path):
@@ -139,5 +156,5 @@ def onnx(path):
 
     return (
         lambda images: tf.numpy_function(run, [images], tf.float32, stateful=False),
-        json.loads(said) if said else {},
+        _card(said) if said else {},
     )

@@ -1,4 +1,4 @@
-"""A checkpoint in any of five layouts becomes a dictionary of arrays."""
+"""A checkpoint in any format that is known here becomes a dictionary of arrays."""
 
 import contextlib
 import dataclasses
@@ -228,7 +228,7 @@ def _with_classes(checkpoint):
 _HEAD_BIAS = {"keras": "predictions/1", "indexed": "dense/1", "automl": "head/dense/bias"}
 
 
-def _read_automl(prefix, origin=None):
+def _read_automl(prefix):
     """google/automl's TF1 checkpoints: variables by name, under one scope."""
     with needs.naming("Reading a checkpoint of TensorFlow's"):
         import tensorflow as tf
@@ -237,7 +237,7 @@ def _read_automl(prefix, origin=None):
         reader = tf.train.load_checkpoint(prefix)
         names = reader.get_variable_to_shape_map()
         arrays = {name: reader.get_tensor(name) for name in names if _is_plain(name)}
-    return _automl_checkpoint(arrays, origin or prefix)
+    return _automl_checkpoint(arrays, prefix)
 
 
 @contextlib.contextmanager
@@ -277,21 +277,19 @@ def _automl_checkpoint(arrays, origin):
 
 def _read_saved_model(path):
     """Ours, or TF Hub's: variables by the object graph, without running the graph."""
-    from keras_effv2.model_files.runtimes import CARD
+    from keras_effv2.model_files.runtimes import card_beside
 
     with needs.naming("Reading a SavedModel"):
         import tensorflow as tf
         from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-    graph, card = trackable_object_graph_pb2.TrackableObjectGraph(), None
+    graph = trackable_object_graph_pb2.TrackableObjectGraph()
     with _naming_damage(f"{path} is a damaged SavedModel"):
         reader = tf.train.load_checkpoint(os.path.join(path, "variables", "variables"))
         graph.ParseFromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
         arrays = {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
-        if os.path.exists(file := os.path.join(path, "assets.extra", CARD)):
-            with open(file, encoding="utf-8") as opened:
-                card = json.load(opened)
-    if card is None:
+        card = card_beside(path)
+    if not card:
         named = {
             attribute.full_name: arrays[attribute.checkpoint_key]
             for node in graph.nodes
