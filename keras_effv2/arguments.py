@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Iterable
 
 
 def check_number(name, value, low, high=math.inf, whole=False):
@@ -53,6 +54,23 @@ def check_kind(name, value, kind, wanted):
     """
     if not isinstance(value, kind):
         raise TypeError(f"`{name}` is {wanted}. Received: {_told(value)}.")
+
+
+def check_names(name, value):
+    """Gives names as a tuple; refuses what is no list of texts.
+
+    Args:
+        name: Of the argument.
+        value: What was given.
+
+    Raises:
+        TypeError: Says which, and what came.
+    """
+    check_kind(name, value, Iterable, "a list of names")
+    names = tuple(value)
+    for one in names:
+        check_kind(name, one, str, "a list of names, each a text")
+    return names
 
 
 def check_array(name, value, wanted, fits):

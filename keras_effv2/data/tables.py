@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from keras_effv2 import files, stores
-from keras_effv2.arguments import check_kind
+from keras_effv2.arguments import check_kind, check_names
 
 
 def check_table(labels, pictures, classes, several=False):
@@ -26,10 +26,7 @@ def check_table(labels, pictures, classes, several=False):
 
 def check_class_names(class_names):
     """Names of classes as a tuple; refuses a single text, no name, no text, and a name twice."""
-    check_kind("class_names", class_names, Iterable, "a list of names")
-    names = tuple(class_names)
-    for name in names:
-        check_kind("class_names", name, str, "a list of names, each a text")
+    names = check_names("class_names", class_names)
     twice = [name for name, count in collections.Counter(names).items() if count > 1]
     if isinstance(class_names, str) or not names or twice:
         what = f"{twice[0]!r} twice" if twice else repr(class_names)

@@ -1,13 +1,12 @@
 """A model seen by an exporter: what it can be exported as, and the parts that are exported."""
 
 import contextlib
-from collections.abc import Iterable
 
 import keras
 from absl import logging
 
 from keras_effv2 import files, graph, layers
-from keras_effv2.arguments import check_kind
+from keras_effv2.arguments import check_names
 
 _POOLING = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
 
@@ -40,13 +39,10 @@ def labels_of(model, kind, labels):
         ValueError: If there are too many or too few, or one does not fit into a line.
     """
     if labels is not None:
-        check_kind("labels", labels, Iterable, "a list of names")
-        labels = [labels] if isinstance(labels, str) else list(labels)
-        for name in labels:
-            check_kind("labels", name, str, "a list of names, each a text")
-    if labels is None and kind == "classification":
+        labels = check_names("labels", [labels] if isinstance(labels, str) else labels)
+    elif kind == "classification":
         labels = graph.said_of_head(model, "class_names")
-    elif labels is None:
+    else:
         pixels = layers.find_pixels(model)
         labels = pixels.class_names if pixels is not None else None
     if labels is None:
