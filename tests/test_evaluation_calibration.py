@@ -106,7 +106,7 @@ def test_a_head_that_is_none_is_refused():
     model = keras.Model(images, keras.layers.Softmax()(model.output))
     with pytest.raises(ValueError, match="a temperature goes into a Dense layer with a bias"):
         evaluation.calibrate(model, tiny_data().validation)
-    with pytest.raises(ValueError, match=r"`unknown` is the part .* in \(0, 1\). Received: 5"):
+    with pytest.raises(ValueError, match=r"`share` is the part .* in \(0, 1\). Received: 5"):
         evaluation.calibrate(dense(4), tiny_data().validation, share=5)
 
 
@@ -156,5 +156,5 @@ def test_two_classes_alone_say_nothing_of_others():
     """Of two, with its own left out, the other one is certain: a threshold would name nothing."""
     calibration.check_strangers(None, 2, None)
     calibration.check_strangers(0.1, 3, None)
-    with pytest.raises(ValueError, match="Of two classes .* folder `unknown` .* unknown=0.1"):
+    with pytest.raises(ValueError, match="Of two classes .* leave `share` out. Received: share=0.1"):
         calibration.check_strangers(0.1, 2, None)

@@ -105,11 +105,11 @@ def _checked_weights(weights, classes):
     return weights
 
 
-def check_share(share):
-    """Refuses what is no part of strange pictures."""
+def check_share(share, name="share"):
+    """Refuses what is no part of strange pictures; `name` is that of the argument."""
     if share is not None and not (isinstance(share, numbers.Real) and 0 < share < 1):
         raise ValueError(
-            f"`unknown` is the part of strange pictures that may be named, in (0, 1). Received: "
+            f"`{name}` is the part of strange pictures that may be named, in (0, 1). Received: "
             f"{share!r}."
         )
 
@@ -156,12 +156,12 @@ def _logits(probabilities, independent):
     return np.log(np.maximum(p, 1e-30))
 
 
-def check_strangers(share, classes, strangers):
+def check_strangers(share, classes, strangers, name="share"):
     """Refuses a threshold for two classes without other pictures: one left out, one is certain."""
     if share is not None and classes == 2 and strangers is None:
         raise ValueError(
             "Of two classes it cannot be told from their own pictures what is unknown: add a folder "
-            f"`unknown` of other pictures, or leave `unknown` out. Received: unknown={share}."
+            f"`unknown` of other pictures, or leave `{name}` out. Received: {name}={share}."
         )
 
 

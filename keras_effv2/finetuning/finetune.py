@@ -171,8 +171,8 @@ def _check_model(model, weights, time_limit, recipe):
 def _check(recipe, variant, data, unknown):
     """Refuses what cannot be, before anything is done."""
     split = data.train
-    calibration.check_share(unknown)
-    calibration.check_strangers(unknown, len(data.class_names), data.unknown)
+    calibration.check_share(unknown, "unknown")
+    calibration.check_strangers(unknown, len(data.class_names), data.unknown, "unknown")
     if split.several and unknown is not None:
         raise ValueError(
             "`unknown` goes with one label a picture; of several, each has a threshold of its own and "
