@@ -163,7 +163,7 @@ def test_a_file_is_checked_column_by_column(changes, words, tmp_path):
         ({"block": "dense"}, ["stage 2", "'fused', 'mbconv'", "'dense'"]),
         ({"kernel": 4}, ["odd", "4"]),
         ({"stride": 3}, ["1, 2", "3"]),
-        ({"stride": 1}, ["four stages have stride 2"]),
+        ({"stride": 1}, ["4 stages have stride 2"]),
         ({"repeats": -1}, ["1 or more"]),
         ({"channels": None}, ["`channels` is int"]),
         ({"width": 8}, ["'width'", "expansion"]),

@@ -1,5 +1,7 @@
 """The layouts of the CoAtNet paper: counts at equal size, and ViT_REL as a small family."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -79,6 +81,22 @@ def test_vit_rel_has_one_level():
         vit_rel.build(row, features=["reduction_5"])
     with pytest.raises(ValueError, match="multiples of 16"):
         vit_rel.build(row, input_shape=(72, 64, 3))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda stages: stages * 2, "A ViT_REL has one stage. Received: 2"),
+        (lambda stages: [{**stages[0], "stride": 2}], r"0 stages have stride 2.*strides \[2\]"),
+    ],
+)
+def test_a_file_of_a_vit_rel_has_one_stage_that_halves_nothing(change, said, tmp_path):
+    path = tmp_path / "row.json"
+    variants.save_variant(variants.layout("ViT_REL"), path)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "stages": change(content["stages"])}))
+    with pytest.raises(ValueError, match=f"row.json: {said}"):
+        variants.load_variant(path)
 
 
 @pytest.mark.parametrize(

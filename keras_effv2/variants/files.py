@@ -88,7 +88,7 @@ def save_variant(variant: Variant, path: str | os.PathLike) -> None:
 
     Args:
         variant: A `Variant`, published, scaled or searched.
-        path: Local file, `NAME.json`; written whole or not at all.
+        path: File `NAME.json`, here or in a store (`gs://...`); written whole or not at all.
 
     Raises:
         ValueError: If `variant` is no variant of this package, or the file does not end in `.json`.
@@ -147,8 +147,7 @@ def load_variant(path: str | os.PathLike) -> Variant:
             f"{place}: `family` is one of {', '.join(FAMILIES)}. Received: {family!r}."
         )
     variant = _row(FAMILIES[family].Variant, FAMILIES[family], content, place, "")
-    if FAMILIES[family].HALVINGS:
-        _check_strides(variant, place)
+    _check_strides(variant, FAMILIES[family].HALVINGS, place)
     return variant
 
 
@@ -178,7 +177,10 @@ def _row(kind, family, content, path, where):
             )
         else:
             values[name] = _checked(name, value, value_type, family, path, where)
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {where}{error}") from None
 
 
 def _checked(name, value, value_type, family, path, where):
@@ -205,11 +207,11 @@ def _checked(name, value, value_type, family, path, where):
 _CHOICES = {"stride": (1, 2), "pixels": ("imagenet", "128", "127.5")}
 
 
-def _check_strides(variant, path):
-    """The stem halves; four stages more make the five levels of the pyramid."""
+def _check_strides(variant, halvings, path):
+    """Refuses stages that do not make the levels of features that a family promises."""
     strides = [stage.stride for stage in variant.stages]
-    if strides.count(2) != 4:
+    if strides.count(2) != halvings:
         raise ValueError(
-            f"{path}: four stages have stride 2, as `reduction_1` to `reduction_5` promise. "
+            f"{path}: {halvings} stages have stride 2, as the levels of `features` promise. "
             f"Received: strides {strides}."
         )

@@ -83,7 +83,7 @@ def model_info(
         two bytes each in bfloat16, four in float32.
 
     Raises:
-        ValueError: If no model has that name, or the file is no variant's.
+        ValueError: If no model has that name, the file is no variant's, or a number is out of range.
         FileNotFoundError: If there is no such file.
 
     Example:

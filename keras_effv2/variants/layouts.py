@@ -29,7 +29,8 @@ def layout(letters, base="CoAtNet0", repeats=None, channels=None):
         `models.builder`.
 
     Raises:
-        ValueError: If the letters are no layout, or the base has not four stages.
+        ValueError: If the letters are no layout, the base has not four stages, or `repeats` or
+            `channels` have not as many numbers as the layout has stages.
 
     Source:
         Dai et al. 2021, arXiv 2106.04803, section 2.2. It says that the models it compares are of
@@ -52,15 +53,11 @@ def layout(letters, base="CoAtNet0", repeats=None, channels=None):
             f"A layout is ViT_REL, or C and T for four stages, a C first and no C after a T: "
             f"{', '.join(LAYOUTS[1:])}. Received: {letters!r}."
         )
-    if letters == "ViT_REL":
-        channels = (base.stages[2].channels,) if channels is None else tuple(channels)
-    else:
-        channels = tuple(s.channels for s in base.stages) if channels is None else tuple(channels)
-    make = _vit_rel if letters == "ViT_REL" else _staged
-    stages = 1 if letters == "ViT_REL" else 4
+    make, own = (_vit_rel, base.stages[2:3]) if letters == "ViT_REL" else (_staged, base.stages)
+    channels = tuple(stage.channels for stage in own) if channels is None else tuple(channels)
     for name, given in (("channels", channels), ("repeats", repeats)):
-        if given is not None and len(given) != stages:
-            raise ValueError(f"`{name}` has {stages} numbers for {letters}. Received: {given}.")
+        if given is not None and len(given) != len(own):
+            raise ValueError(f"`{name}` has {len(own)} numbers for {letters}. Received: {given}.")
     if repeats is None:
         repeats = _matched(make, letters, base, channels)
     return make(letters, base, tuple(repeats), channels)

@@ -11,7 +11,7 @@ from keras_effv2.variants.coatnet import Stage
 
 BLOCKS = ("transformer",)
 CHOICES = {"gelu": coatnet.CHOICES["gelu"]}
-HALVINGS = 0
+HALVINGS = 0  # stages of stride 2: the patches make the one level of features
 PATCH = 16  # side of a patch in pixels
 VARIANTS: dict[str, application.Variant] = {}
 
@@ -23,3 +23,8 @@ class Variant(application.Variant):
     stages: tuple[Stage, ...] = ()
     head_size: int = 32  # channels of one attention head
     gelu: str = "gelu_tanh"
+
+    def __post_init__(self):
+        application.check_choices(self, CHOICES)
+        if len(self.stages) != 1:
+            raise ValueError(f"A ViT_REL has one stage. Received: {len(self.stages)}.")
