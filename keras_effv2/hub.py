@@ -141,10 +141,11 @@ class HubLayer(keras.layers.Layer):
                 tf.raw_ops.AssignVariableOp(resource=weight.value.handle, value=mean)
 
     def compute_output_spec(self, inputs, training=None):
-        shape = [None if side is None else side for side in inputs.shape]
         traced = tf.function(lambda x: self.module(x, training=False))
-        output = traced.get_concrete_function(tf.TensorSpec(shape, tf.float32)).structured_outputs
-        return keras.KerasTensor((shape[0], *output.shape[1:]), dtype="float32")
+        output = traced.get_concrete_function(
+            tf.TensorSpec(inputs.shape, tf.float32)
+        ).structured_outputs
+        return keras.KerasTensor((inputs.shape[0], *output.shape[1:]), dtype="float32")
 
     def get_config(self):
         return {**super().get_config(), "handle": _name(self.handle), "sha256": self.hash}

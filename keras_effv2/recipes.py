@@ -281,7 +281,6 @@ def _imagenet1k_automl(variant):
     )
     return dataclasses.replace(
         _V2_1K,
-        name="imagenet1k-automl",
         source=f"{_AUTOML} main.py",
         phases=phases,
         eval_size=variant.image_size,
@@ -293,7 +292,6 @@ def _imagenet21k(variant):
         phases = ramp(90, 1, image_size=224, drop_path=_COATNET_21K[variant.name])
         return dataclasses.replace(
             _COATNET_BASE,
-            name="imagenet21k",
             epochs=90,
             schedule="linear",
             warmup_epochs=5,
@@ -306,7 +304,6 @@ def _imagenet21k(variant):
         return None
     return dataclasses.replace(
         _V2_1K,
-        name="imagenet21k",
         source=f"{_PAPER} section 5.2; {_AUTOML} datasets.py",
         epochs=60,
         learning_rate=0.128,
@@ -321,7 +318,6 @@ def _imagenet21k(variant):
 
 _COATNET_FT = dataclasses.replace(
     _COATNET_BASE,
-    name="fine-tuning",
     epochs=30,
     batch_size=512,
     learning_rate=5e-5,
@@ -359,7 +355,6 @@ def _imagenet21k_ft1k(variant):
         return None
     return dataclasses.replace(
         _V2_1K,
-        name="imagenet21k-ft1k",
         source=f"{_PAPER} section 5.2; {_AUTOML} datasets.py imagenetFt",
         epochs=15,
         batch_size=512,
@@ -386,7 +381,6 @@ def _jft(variant):
         return None
     return dataclasses.replace(
         _COATNET_BASE,
-        name="jft",
         epochs=14,
         learning_rate=1e-3 if variant.name == "CoAtNet3" else 5e-4,
         schedule="linear",

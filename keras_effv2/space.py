@@ -124,12 +124,12 @@ class Space:
         allowed = all(values[name] in choices for name, choices in self.parameters().items())
         return values if allowed and self.rows(values) == tuple(rows) else None
 
-    def variant(self, rows, name=None):
+    def variant(self, rows):
         """The network of some rows. It is named by a hash of what it consists of."""
         content = [[dataclasses.astuple(row) for row in rows], self.stem, self.top]
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
         return Variant(
-            name=name or f"search-{digest}",
+            name=f"search-{digest}",
             image_size=self.image_size,
             stages=tuple(rows),
             stem=self.stem,
@@ -165,7 +165,7 @@ def _read(place):
         return Space(**columns, **rows)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{place} is no space: {first_line(error).rstrip('.')}. Write it as docs/search.md says."
+            f"{place} is no space: {first_line(error)}. Write it as docs/search.md says."
         ) from error
 
 

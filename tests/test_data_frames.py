@@ -10,8 +10,6 @@ from made_pictures import encoded, noise
 
 from keras_effv2 import data, files, stores
 
-CLASSES = ("cat", "dog", "007")
-
 
 @pytest.fixture
 def photos(tmp_path):

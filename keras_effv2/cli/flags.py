@@ -90,9 +90,9 @@ def path(values, name, meaning, local=False, default=None, written=False):
     flags.DEFINE(_Path(local, written), name, default, meaning, flag_values=values)
 
 
-def folder(values, name, meaning, local=False):
-    """A folder to write to, which need not exist; `local`: the address of a store is refused."""
-    flags.DEFINE(_Folder(local, True), name, None, meaning, flag_values=values)
+def folder(values, name, meaning):
+    """A folder to write to, which need not exist."""
+    flags.DEFINE(_Folder(False, True), name, None, meaning, flag_values=values)
 
 
 def names(values, name, default, meaning):
@@ -223,7 +223,8 @@ def check_model(values, fresh=False):
         values: Parsed flags.
         fresh: Whether random weights will do, and --model tells what else is to be taken.
     """
-    from keras_effv2.weights.loading import check_weights, list_weights
+    from keras_effv2.weights import list_weights
+    from keras_effv2.weights.loading import check_weights
 
     if values.model_file and values.weights:
         raise UsageError("--model_file has weights of its own; leave out --weights")
@@ -309,11 +310,11 @@ def _named(model, text):
     return model
 
 
-def load_data(values, **arguments):
+def load_data(values):
     """The data that --data names."""
     from keras_effv2.data import load
 
-    return load(values.data, strict=values.strict, **arguments)
+    return load(values.data, strict=values.strict)
 
 
 # ----------------------------------------------------------------------------------------- printing

@@ -65,7 +65,7 @@ def find_doubts(probabilities, labels, class_names):
     ]
 
 
-def cross_validated(fit, features, labels, classes, seed=0, folds=5):
+def cross_validated(fit, features, labels, classes, seed=0):
     """Probabilities of every picture by a classifier that did not see it.
 
     Args:
@@ -73,8 +73,7 @@ def cross_validated(fit, features, labels, classes, seed=0, folds=5):
         features: `(n, channels)`.
         labels: `(n,)`.
         classes: Number of classes.
-        seed: Of the folds.
-        folds: How many; fewer where a class has fewer pictures.
+        seed: Of the folds: five, or fewer where a class has fewer pictures.
 
     Returns:
         float64 `(n, classes)`, or None where a class has a single picture.
@@ -83,7 +82,7 @@ def cross_validated(fit, features, labels, classes, seed=0, folds=5):
     from sklearn.model_selection import StratifiedKFold
 
     counts = np.bincount(labels)
-    folds = min(folds, int(counts[counts > 0].min()))
+    folds = min(5, int(counts[counts > 0].min()))
     if folds < 2:
         return None
     found = np.zeros((len(labels), classes))

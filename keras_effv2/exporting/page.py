@@ -27,7 +27,7 @@ def page(workdir, model, names, place, licence):
     data = _nameless(run["summary"].get("data") or "pictures of my own")
     sections = [
         _head(run, model, place, data),
-        _use(place, names),
+        _use(place),
         _results(run["evaluation"]),
         _training(run, data),
         _limits(run, model),
@@ -114,7 +114,7 @@ def _head(run, model, place, data):
     return f"{text}. Trained on `{data}`.\n\nClasses: {named}."
 
 
-def _use(place, names):
+def _use(place):
     where, _, handle = place.partition(":")
     load = f'model = keras.saving.load_model("hf://{handle}")'
     if where == "kaggle":

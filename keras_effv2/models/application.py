@@ -1,7 +1,6 @@
 """The shell all builders share: arguments, input, pixels, head, weights, features.
 
-A family file gives its table of variants and two functions, `features` and `neck`; the sixteen
-builders differ in nothing else.
+A family file gives its table of variants and a `Family`; builders differ in nothing else.
 """
 
 import dataclasses
@@ -78,7 +77,7 @@ def build(
     features=None,
 ):
     """Builds any variant of any family; the arguments are those of the builders, see `builder`."""
-    channels = _check(variant, family, include_top, input_tensor, input_shape, pooling, classes)
+    channels = _check(variant, family, input_tensor, input_shape, pooling, classes)
     _check_channels(channels, variant.name, weights)
     if features is not None:
         features = _check_features(features, family.levels)
@@ -189,7 +188,7 @@ def _load(model, checkpoint, contract, own, prefix, classes):
         setattr(contract, key, value)
 
 
-def _check(variant, family, include_top, input_tensor, input_shape, pooling, classes):
+def _check(variant, family, input_tensor, input_shape, pooling, classes):
     """Rejects arguments that cannot work; returns the number of channels of the input."""
     if keras.config.image_data_format() != "channels_last":
         raise ValueError(

@@ -21,8 +21,3 @@ def builder(model):
     """
     variant = variants.find(model)
     return application.builder(variant, _FAMILIES[type(variant)])
-
-
-def side_multiple(model):
-    """The number whose multiples a model takes as image sides; `model` as `variants.find`'s."""
-    return _FAMILIES[type(variants.find(model))].multiple

@@ -9,9 +9,11 @@ from keras_effv2 import needs
 from keras_effv2.files import digest, locked, write_whole
 from keras_effv2.weights.download import home, is_offline, mirror
 
+FILE = "model.safetensors"  # what timm calls the weights in each of its repositories
 
-def fetch(repository: str, filename: str = "model.safetensors") -> pathlib.Path:
-    """Brings a file of a repository, or finds it in the hub's cache; checks it either way.
+
+def fetch(repository: str) -> pathlib.Path:
+    """Brings the weights of a repository, or finds them in the hub's cache; checks them either way.
 
     The hub publishes the sha256 of a large file before its download, and its cache names the file
     so: what arrives under another is deleted. The sha256 of the first download is kept beside the
@@ -20,7 +22,6 @@ def fetch(repository: str, filename: str = "model.safetensors") -> pathlib.Path:
 
     Args:
         repository: `"owner/name"`.
-        filename: The file in it.
 
     Returns:
         Path of the file in the hub's cache.
@@ -38,7 +39,7 @@ def fetch(repository: str, filename: str = "model.safetensors") -> pathlib.Path:
     with locked(folder / f".{pin.name}.lock"):
         try:
             path = huggingface_hub.hf_hub_download(
-                repository, filename, endpoint=mirror(), local_files_only=is_offline()
+                repository, FILE, endpoint=mirror(), local_files_only=is_offline()
             )
         except Exception as error:  # whatever the library of the day raises
             offline = (
@@ -48,7 +49,7 @@ def fetch(repository: str, filename: str = "model.safetensors") -> pathlib.Path:
             )
             reason = str(error).strip().split("\n")[0]
             raise OSError(
-                f"{filename} of {repository} could not be fetched: {offline}, or give the path of a "
+                f"{FILE} of {repository} could not be fetched: {offline}, or give the path of a "
                 f"file you have ({type(error).__name__}: {reason})."
             ) from error
         _check(pathlib.Path(path), pin, repository)

@@ -55,8 +55,6 @@ STORAGE = "https://storage.googleapis.com/"
 _KERAS = STORAGE + "tensorflow/keras-applications/efficientnet_v2/efficientnetv2-"
 _AUTOML = STORAGE + "cloud-tpu-checkpoints/efficientnet/v2/efficientnetv2-"
 
-
-# fmt: off
 _MD5 = {  # keras/src/applications/efficientnet_v2.py: with top, without
     "b0": ("21ecbf6da12460d5c40bb2f29ceb2188", "893217f2bb855e2983157299931e43ff"),
     "b1": ("069f0534ff22adf035c89e2d9547a9dc", "0e80663031ca32d657f9caa404b6ec37"),
@@ -66,12 +64,8 @@ _MD5 = {  # keras/src/applications/efficientnet_v2.py: with top, without
     "m": ("a3bf6aa3276309f4fc6a34aa114c95cd", "1b8dc055df72dde80d614482840fe342"),
     "l": ("27e6d408b53c7ebc868fefa357689935", "b0b66b5c863aef5b46e8608fe1711615"),
 }
-
-
 # google/automl README: trained on ImageNet-1k; pretrained on 21k, fine-tuned on 1k
 _TOP1 = {"b0": 78.7, "b1": 79.8, "b2": 80.5, "b3": 82.1, "s": 83.9, "m": 85.2, "l": 85.7}
-
-
 _TOP1_FT = {"s": 84.9, "m": 86.2, "l": 86.9, "xl": 87.2}
 
 
