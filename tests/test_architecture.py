@@ -184,7 +184,6 @@ OPENING = {
     "training.checkpoints": "the temporary file that `files.replacing` gives",
     "weights.download": "our own cache",
     "weights.loading": "how full the disk of the temporary file that `files.replacing` gives is",
-    "weights.readers": "checkpoints that are here, as they are or copied out of a store",
     "weights.timm": "the same",
 }
 SYSTEM = {"listdir", "makedirs", "mkdir", "open", "remove", "removedirs", "rename", "renames"}

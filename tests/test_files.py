@@ -68,7 +68,10 @@ def test_a_link_stays_a_link(tmp_path):
         temporary.write_text("new")
     files.write_whole(link, link.read_text() + "er")
     assert link.is_symlink() and target.read_text() == "newer"
-    assert [os.listdir(tmp_path / folder) for folder in ("there", "here")] == [["1a2b"], ["model.json"]]
+    assert [os.listdir(tmp_path / folder) for folder in ("there", "here")] == [
+        ["1a2b"],
+        ["model.json"],
+    ]
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ an `.onnx`. Of a file without one it is empty.
 import contextlib
 import json
 import os
-import pathlib
 import warnings
 import zipfile
 
@@ -28,8 +27,11 @@ def card_beside(path):
     Raises:
         ValueError: If it is no dictionary in JSON.
     """
-    file = pathlib.Path(path, "assets.extra", CARD)
-    return _card(file.read_bytes()) if file.exists() else {}
+    file = os.path.join(path, "assets.extra", CARD)
+    if not os.path.exists(file):
+        return {}
+    with open(file, "rb") as opened:
+        return _card(opened.read())
 
 
 def _card(content):
