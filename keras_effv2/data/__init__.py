@@ -1,4 +1,4 @@
-"""Pictures with labels, as batches at a given size: digits, folders, TFDS.
+"""Pictures with labels, as batches at a given size: from folders, tables, shards and hubs.
 
 A `Data` has up to three disjoint `Split`s. A split makes `tf.data` pipelines: training batches in an
 order that depends on (seed, epoch) alone, so that any step can be resumed without decoding what

@@ -13,7 +13,7 @@ def identity(root, splits):
 
     Very many are told by their names below `root`, wherever that is mounted.
     """
-    unread = any(damage.UNKNOWN in split.hashes for split in splits)
+    unread = any(damage.UNREAD in split.hashes for split in splits)
     if unread or sum(map(len, splits)) > damage.MANY:
         return lambda file: hashlib.sha256(file.removeprefix(root).lstrip("/").encode()).hexdigest()
     return {

@@ -14,7 +14,7 @@ from keras_effv2.stores import is_address
 
 # Above this many files, of a store, damage is found while they are read, and contents are not hashed.
 MANY, MANY_STORED = 100_000, 10_000
-UNKNOWN = ""  # the hash of a file that was not read
+UNREAD = ""  # the hash of a file that was not read
 
 _USUAL = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # modes with a known white
 
@@ -32,7 +32,7 @@ def examine(files, strict=False):
         strict: Whether very many are read as well.
 
     Returns:
-        Dictionary from every file to the sha256 of its content in hexadecimal, `UNKNOWN` if there
+        Dictionary from every file to the sha256 of its content in hexadecimal, `UNREAD` if there
         are very many, or None for a file that cannot be used.
     """
     if are_many(files) and not strict:
@@ -41,7 +41,7 @@ def examine(files, strict=False):
             "met.",
             len(files),
         )
-        return dict.fromkeys(files, UNKNOWN)
+        return dict.fromkeys(files, UNREAD)
     with concurrent.futures.ThreadPoolExecutor(4 * (os.cpu_count() or 1)) as threads:
         checks = _each(hash_picture, files, threads)
         return dict(tqdm.tqdm(checks, "checking pictures", len(files), delay=5, disable=None))
@@ -52,6 +52,17 @@ def _each(function, files, threads):
     for start in range(0, len(files), 1000):
         part = files[start : start + 1000]
         yield from zip(part, threads.map(function, part), strict=True)
+
+
+def warn_of(skipped):
+    """Says how many pictures were left out, and names three."""
+    if skipped:
+        logging.warning(
+            "%d damaged, unreadable or too large pictures are left out: %s%s",
+            len(skipped),
+            ", ".join(skipped[:3]),
+            " ..." if len(skipped) > 3 else "",
+        )
 
 
 def read(path):

@@ -7,7 +7,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_effv2.data.carving import completed, identity, warn_of_case, warn_of_copies
-from keras_effv2.data.damage import examine
+from keras_effv2.data.damage import examine, warn_of
 from keras_effv2.data.split import Data, Split
 from keras_effv2.data.tables import composed
 from keras_effv2.data.walking import (
@@ -190,11 +190,5 @@ def _read_classes(class_names, folders, everywhere, strict, least, left_out):
         skipped += bad
         files += good
         labels += [label] * len(good)
-    if skipped:
-        logging.warning(
-            "%d damaged, unreadable or too large pictures are left out: %s%s",
-            len(skipped),
-            ", ".join(skipped[:3]),
-            " ..." if len(skipped) > 3 else "",
-        )
+    warn_of(skipped)
     return Split(class_names, labels, files, skipped, hashes=[hashes[file] for file in files])

@@ -6,11 +6,10 @@ import itertools
 import os
 
 import numpy as np
-from absl import logging
 
 from keras_effv2 import files
 from keras_effv2.data.carving import completed, identity, warn_of_case, warn_of_copies
-from keras_effv2.data.damage import examine
+from keras_effv2.data.damage import examine, warn_of
 from keras_effv2.data.folder import SPLITS, split_called
 from keras_effv2.data.split import Data, Split
 from keras_effv2.data.tables import composed
@@ -95,13 +94,7 @@ def _splits(frame, name, targets, paths, parts, strict):
             skipped = [paths[i] for i in bad if parts[i] == part]
             own = {"hashes": [hashes[file] for file in kept], "several": several}
             splits[part] = Split(class_names, labels[rows], kept, skipped, **own)
-    if bad:
-        logging.warning(
-            "%d damaged, unreadable or too large pictures are left out: %s%s",
-            len(bad),
-            ", ".join(paths[i] for i in bad[:3]),
-            " ..." if len(bad) > 3 else "",
-        )
+    warn_of([paths[i] for i in bad])
     return splits
 
 
@@ -123,11 +116,15 @@ def _found(frame, name, role, known, columns):
     small = {str(column).strip().lower(): column for column in frame.columns}
     found = next((small[key] for key in known if key in small), None)
     if found is None and role != "split":
-        raise ValueError(
-            f"{name} has no column that is called {', '.join(known)}; its columns: "
-            f"{_listed(frame)}. Name it: csv:FILE?{role}=COLUMN, or rename it."
-        )
+        raise _missing(frame, name, role, known)
     return found
+
+
+def _missing(frame, name, role, known):
+    return ValueError(
+        f"{name} has no column that is called {', '.join(known)}; its columns: "
+        f"{_listed(frame)}. Name it: csv:FILE?{role}=COLUMN, or rename it."
+    )
 
 
 def _named(frame, name, column):
@@ -151,7 +148,7 @@ def _labels(frame, name, columns, others):
     if said is None:
         rest = [column for column in frame.columns if column not in others]
         if len(rest) < 2 or not all(_is_binary(frame[column]) for column in rest):
-            _found(frame, name, "label", LABEL + LABELS, columns)  # raises
+            raise _missing(frame, name, "label", LABEL + LABELS)
         return _of_columns(frame, name, rest)
     if said in frame.columns:
         return _of_lists(frame[said])

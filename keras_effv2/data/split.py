@@ -76,11 +76,13 @@ class Split:
             strings or of `pathlib.Path`s; `~` and `$NAME` at their start are replaced.
         skipped: Names of files that were left out because they are damaged.
         hashes: sha256 of the contents of the files in hexadecimal, where they are known;
-            `damage.UNKNOWN` for files that are to be examined when they are read.
+            `damage.UNREAD` for files that are to be examined when they are read.
         several: Whether a picture may have any number of labels, none included.
 
     Raises:
+        TypeError: If class names or pictures are no list.
         ValueError: If labels or pictures are of another kind, or their numbers differ.
+        FileNotFoundError: If there is no file of one of the names.
 
     Example:
 
@@ -103,7 +105,7 @@ class Split:
         self.labels, self.pictures = check_table(labels, pictures, len(self.class_names), several)
         self._left_out = tuple(skipped)
         self._given_hashes = None if hashes is None else tuple(hashes)
-        unread = damage.UNKNOWN in (self._given_hashes or ())
+        unread = damage.UNREAD in (self._given_hashes or ())
         self._inspection = Inspection(len(self), self.pictures.__getitem__) if unread else None
 
     def __len__(self):

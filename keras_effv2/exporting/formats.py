@@ -13,10 +13,10 @@ from keras_effv2 import errors, files, graph, layers, needs
 from keras_effv2.arguments import check_array, check_number
 from keras_effv2.exporting.card import card_of
 from keras_effv2.exporting.folding import fold
-from keras_effv2.exporting.metadata import CARD, into_onnx, into_tflite
+from keras_effv2.exporting.metadata import into_onnx, into_tflite
 from keras_effv2.exporting.verification import Report, compare, is_exact
 from keras_effv2.exporting.views import any_size, constant_rates, labels_of, saved_models_in
-from keras_effv2.model_files.runtimes import tflite_interpreter
+from keras_effv2.model_files.runtimes import CARD, tflite_interpreter
 from keras_effv2.photos import check_range
 
 FORMATS = ("saved_model", "tflite", "onnx")
@@ -42,7 +42,7 @@ def export(
 
     Args:
         model: A functional `keras.Model` with one image input.
-        path: Local folder (SavedModel) or file to write.
+        path: Folder (SavedModel) or file to write, here or in a store (`gs://...`).
         format: `"saved_model"`, `"tflite"` or `"onnx"`.
         fold_batch_norm: Whether to merge batch normalisation into convolutions.
         quantize: None, `"float16"` or `"int8"`; TFLite only.
@@ -58,7 +58,7 @@ def export(
 
     Raises:
         ValueError: If format and quantize do not fit, an int8 export agrees too little, or `path`
-            is no local path.
+            is in a store that TensorFlow does not know.
         FileExistsError: If `path` exists.
         ImportError: If a converter is not installed; says which.
         RuntimeError: If the written model computes something else, or the converter does not know

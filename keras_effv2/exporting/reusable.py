@@ -41,8 +41,8 @@ def export_hub(
 
     Args:
         model: A functional `keras.Model` with one image input.
-        path: Local folder to write, or a name that ends in `.tar.gz`, in the layout of TF Hub and
-            Kaggle.
+        path: Folder to write, or a name that ends in `.tar.gz`, in the layout of TF Hub and Kaggle;
+            here or in a store (`gs://...`).
         kind: `"classification"` gives logits, `"feature_vector"` the pooled features.
         labels: Names of the classes; None takes those that the model carries.
 
@@ -50,7 +50,8 @@ def export_hub(
         The path, when a fresh process has loaded the export and found what the model computes.
 
     Raises:
-        ValueError: If `kind` is unknown or the model does not have it, or `path` is no local path.
+        ValueError: If `kind` is unknown or the model does not have it, or `path` is in a store that
+            TensorFlow does not know.
         FileExistsError: If `path` exists.
         RuntimeError: If the written model computes something else; nothing is left then.
 

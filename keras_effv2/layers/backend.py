@@ -70,7 +70,7 @@ def portable():
 
 
 def on_cpus():
-    """Whether TensorFlow computes on CPUs only: the shortcuts below are about their kernels."""
+    """Whether TensorFlow computes on CPUs only: the layers' shortcuts are about their kernels."""
     if not on_tensorflow() or getattr(_traced_for, "any_device", False):
         return False
     import tensorflow as tf

@@ -160,7 +160,7 @@ def search(
 
 
 class _Search:
-    """The phases of a search."""
+    """A search, part by part."""
 
     def __init__(self, plan, engine):
         self.plan, self.engine = plan, engine

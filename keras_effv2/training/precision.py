@@ -22,7 +22,7 @@ def settled(recipe, build, begun, devices):
     Args:
         recipe: A `Recipe`.
         build: Function without arguments that builds the model.
-        begun: What a run that is resumed is, the dictionary in its recipe.json, or None.
+        begun: What a run that is resumed is, as `state.begun` gives it; None of a fresh one.
         devices: The `tf.distribute.Strategy` to train with.
 
     Raises:
