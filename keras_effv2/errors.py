@@ -7,19 +7,21 @@ import re
 
 
 def first_line(error):
-    r"""The first line of an error's message, without what TensorFlow says of its own kernels.
+    r"""The first line of an error's message, for a sentence: without a full stop.
+
+    What TensorFlow says of its own kernels is left out.
 
     Of one without a message the name of its class.
 
     Example:
 
-    >>> first_line(ValueError("no such file\n  at line 3")), first_line(KeyError())
+    >>> first_line(ValueError("no such file.\n  at line 3")), first_line(KeyError())
     ('no such file', 'KeyError')
     >>> first_line(RuntimeError("{{function_node __wrapped__SaveV2}} no such folder [Op:SaveV2] name: "))
     'no such folder'
     """
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"^\{\{.*?\}\} | \[Op:\w+\]( name:.*)?$", "", line)
+    return re.sub(r"^\{\{.*?\}\} | \[Op:\w+\]( name:.*)?$", "", line).rstrip(".")
 
 
 def is_full(error):

@@ -361,7 +361,7 @@ def unpack(archive, folder):
                 pass
             tar.extractall(folder, members, filter="data")
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:
+        if errors.is_full(error):
             raise OSError(errno.ENOSPC, f"No room in {folder} to unpack {archive}") from error
         raise ValueError(
             f"{archive} is a damaged archive ({error}). It may be cut off: get it again."

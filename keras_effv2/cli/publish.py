@@ -20,9 +20,9 @@ def define(values):
 def run(values, _):
     flags.require(values, "workdir", "to")
 
-    from keras_effv2.weights.handles import place
+    from keras_effv2.weights.handles import destination
 
-    place(values.to)
+    destination(values.to)
 
     from keras_effv2 import exporting
 

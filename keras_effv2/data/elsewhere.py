@@ -51,7 +51,7 @@ def load_hugging_face(name, validation, seed):
         with _from_caches(datasets) if weights.is_offline() else contextlib.nullcontext():
             found = datasets.load_dataset(path, config or None)
     except Exception as error:  # of any class: of the hub, the network, a cache
-        raise OSError(f"hf:{name} could not be loaded: {_as_sentence(error)}") from error
+        raise OSError(f"hf:{name} could not be loaded: {errors.first_line(error)}.") from error
     features = next(iter(found.values())).features
     image, label, names, several = _features(name, features, datasets)
 
@@ -130,7 +130,9 @@ def load_kaggle(handle, validation, seed, strict):
                 _check_kept(handle, os.environ["KAGGLEHUB_CACHE"])
             path = os.fspath(kagglehub.dataset_download(handle))
     except Exception as error:  # whatever kagglehub raises today
-        raise OSError(f"kaggle:{handle} could not be fetched: {_as_sentence(error)}") from error
+        raise OSError(
+            f"kaggle:{handle} could not be fetched: {errors.first_line(error)}."
+        ) from error
     while len(below := find_folders(path, LeftOut())) == 1 and not loose_pictures(path):
         path = os.path.join(path, below[0])  # archives often hold one folder
     found = load_folder(path, validation, seed, strict)
@@ -145,8 +147,3 @@ def _check_kept(handle, cache):
             f"KERAS_EFFV2_OFFLINE forbids the network and {cache} does not hold it. Name the version "
             "that is there: kaggle:OWNER/NAME/versions/N"
         )
-
-
-def _as_sentence(error):
-    text = errors.first_line(error)
-    return text if text.endswith(".") else f"{text}."

@@ -16,7 +16,7 @@ from keras_effv2 import errors, files, model_files, needs
 from keras_effv2.exporting import formats, page, reusable
 from keras_effv2.training import records
 from keras_effv2.weights.download import is_offline
-from keras_effv2.weights.handles import place
+from keras_effv2.weights.handles import destination
 
 _KAGGLE_LICENCES = {"apache-2.0": "Apache 2.0", "mit": "MIT", "cc0-1.0": "CC0: Public Domain"}
 _OPTIONAL = ("hub/**", "model.tflite", "evaluation.json", "history.png")  # what may go, or not
@@ -76,7 +76,7 @@ def publish(
 
         publish("runs/mine", "hf:me/flowers", dry_run=True).files
     """
-    where, handle = place(to)
+    where, handle = destination(to)
     importlib.import_module("huggingface_hub" if where == "hf" else "kagglehub")  # or say so now
     run = files.place(workdir, "The workdir")
     for name in ("model.keras", "summary.json", "labels.txt"):
@@ -202,8 +202,7 @@ def _said(address, login):
     except ImportError:
         raise
     except Exception as error:  # whatever the library of the day raises
-        first = errors.first_line(error).rstrip(".")
         raise OSError(
-            f"{address} could not be written or read again: {first}. Check the network, and log in: "
-            f"{login}."
+            f"{address} could not be written or read again: {errors.first_line(error)}. Check the "
+            f"network, and log in: {login}."
         ) from error

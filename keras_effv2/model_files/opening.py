@@ -82,7 +82,7 @@ def _opened(runtime, path):
         except Exception as error:  # of any class, from the runtime of another project
             if isinstance(error, OSError) and error.errno:  # the system's
                 raise
-            text = errors.first_line(error)[:300].rstrip(".")
+            text = errors.first_line(error)[:300]
             raise ValueError(
                 f"{path} cannot be opened: {text}. It may be cut off or of another kind: get it again."
             ) from error

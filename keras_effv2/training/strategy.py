@@ -79,8 +79,8 @@ def _tpu(name):
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (tf.errors.OpError, OSError, ValueError, RuntimeError) as error:
         raise RuntimeError(
-            f"The TPU {name!r} cannot be used: {errors.first_line(error)} TPUs need the package "
-            "tensorflow-tpu (up to 2.20) on a TPU machine."
+            f"The TPU {name!r} cannot be used: {errors.first_line(error)}. TPUs need the "
+            "package tensorflow-tpu (up to 2.20) on a TPU machine."
         ) from error
     return tf.distribute.TPUStrategy(resolver)
 

@@ -12,6 +12,7 @@ import urllib.request
 
 import tqdm
 
+from keras_effv2 import errors
 from keras_effv2.files import digest, locked, write_whole
 from keras_effv2.weights.table import STORAGE
 
@@ -100,8 +101,8 @@ def _fetch_whole(url, path, expected):
     part = path.with_name(f".{path.name}.part")
     try:
         size = _go_on(url, part)
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    except (http.client.HTTPException, OSError) as error:
+        if errors.is_full(error):
             part.unlink(missing_ok=True)
             raise OSError(
                 errno.ENOSPC,

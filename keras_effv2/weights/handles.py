@@ -118,7 +118,7 @@ def _kaggle(handle):
     return (match["owner"], match["model"], framework, match["variation"], match["version"])
 
 
-_PLACES = {
+_DESTINATIONS = {
     "hf": (re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*"), "hf:me/flowers"),
     "kaggle": (
         re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*/(keras|tensorFlow2)/[\w-][\w.-]*", re.IGNORECASE),
@@ -127,7 +127,7 @@ _PLACES = {
 }
 
 
-def place(to):
+def destination(to):
     """Where a model can be published: `("hf" or "kaggle", its handle there)`.
 
     Raises:
@@ -135,13 +135,13 @@ def place(to):
 
     Example:
 
-    >>> place("hf:me/flowers")
+    >>> destination("hf:me/flowers")
     ('hf', 'me/flowers')
     """
     where, _, handle = to.partition(":")
-    pattern, _ = _PLACES.get(where, (None, None))
+    pattern, _ = _DESTINATIONS.get(where, (None, None))
     if pattern is None or not pattern.fullmatch(handle.removeprefix("//")):
-        known = " or ".join(example for _, example in _PLACES.values())
+        known = " or ".join(example for _, example in _DESTINATIONS.values())
         raise ValueError(f"A place to publish is such as {known}. Received: {to!r}.")
     return where, handle.removeprefix("//")
 
