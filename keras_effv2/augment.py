@@ -10,6 +10,7 @@ import functools
 import numpy as np
 
 from keras_effv2 import files, layers, needs
+from keras_effv2.phases import of_pictures
 
 with needs.naming("Augmentation"):
     import tensorflow as tf
@@ -91,7 +92,7 @@ def augment_image(image, augment, seed):
     if augment.erasing:
         image = _erase(image, augment.erasing, seeds[2])
     if augment.cutout:
-        image = _cutout(image, augment.cutout, seeds[3])
+        image = cutout(image, augment.cutout, tf.random.stateless_uniform((2,), seeds[3]))
     return image
 
 
@@ -415,10 +416,6 @@ def _inside(index, start, length):
     return (index >= tf.floor(start)) & (index < tf.floor(start) + tf.round(length))
 
 
-def _cutout(image, part, seed):
-    return cutout(image, part, tf.random.stateless_uniform((2,), seed))
-
-
 # ------------------------------------------------------------------------------- mixing a batch
 
 
@@ -508,12 +505,7 @@ def preview(split, phases, path, columns=8, seed=0, augment=None):
     figure = Figure(figsize=(1.5 * columns, 1.75 * len(phases)), layout="constrained")
     axes = figure.subplots(len(phases), columns, squeeze=False)
     for row, phase in zip(axes, phases, strict=True):
-        settings = dataclasses.replace(
-            augment or Augment(),
-            randaugment=phase.randaugment or 0.0,
-            mixup=phase.mixup or 0.0,
-            cutmix=phase.cutmix or 0.0,
-        )
+        settings = dataclasses.replace(augment or Augment(), **of_pictures(phase))
         batches = split.train_batches(
             image_size=phase.image_size or layers.SIDE,
             batch_size=columns,

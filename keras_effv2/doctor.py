@@ -13,6 +13,7 @@ import urllib.request
 from packaging.requirements import Requirement
 
 from keras_effv2 import processor, weights
+from keras_effv2.weights.download import mirror
 
 EXTRAS = ("train", "hub", "data", "export", "search")  # what users install beyond the package
 # other distributions of the same package
@@ -50,17 +51,17 @@ def examine(online=False):
     elif weights.is_offline():
         checks.append(Check("network", True, "forbidden by KERAS_EFFV2_OFFLINE"))
     else:
-        mirror = os.environ.get("KERAS_EFFV2_MIRROR")
-        checks += [_host(url) for url in ((mirror, HOSTS[1]) if mirror else HOSTS)]
+        files = os.environ.get("KERAS_EFFV2_MIRROR") or HOSTS[0]
+        checks += [_host(url) for url in (files, HOSTS[1])]
     return checks + _mirror()
 
 
 def _mirror():
-    mirror = os.environ.get("KERAS_EFFV2_MIRROR")
-    if not mirror or mirror.startswith(("http://", "https://", "file://")):
-        return []
-    advice = "Set KERAS_EFFV2_MIRROR to an address that starts with https://, or unset it."
-    return [Check("mirror", False, f"{mirror} is no address", advice)]
+    try:
+        mirror()
+    except ValueError as error:
+        return [Check("mirror", False, "no address", f"{error} Set it to one, or unset it.")]
+    return []
 
 
 def _python():

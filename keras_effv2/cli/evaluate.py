@@ -31,10 +31,10 @@ def run(values, _):
 
     from keras_effv2.evaluation import evaluate
 
+    # logits, which are read as the head was trained
+    model = flags.load_model(values, exports=True, classifier_activation=None)
     result = evaluate(
-        flags.load_model(
-            values, exports=True, classifier_activation=None
-        ),  # logits, read as trained
+        model,
         _data(values),
         values.report_dir,
         split=values.split,

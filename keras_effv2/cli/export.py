@@ -41,12 +41,11 @@ def run(values, _):
     if values.images and not files.place(values.images, "--images").is_dir():
         raise flags.UsageError(f"--images={values.images} is no folder")
     files.check_free(files.place(values.output, "The place of an export"))
+    flags.check_model(values)
     (_hub if values.format == "hub" else _lean)(values)
 
 
 def _hub(values):
-    flags.check_model(values)
-
     from keras_effv2 import exporting
 
     head = {} if values.kind == "classification" else {"include_top": False, "pooling": "avg"}
@@ -55,8 +54,6 @@ def _hub(values):
 
 
 def _lean(values):
-    flags.check_model(values)
-
     from keras_effv2 import exporting
 
     model = flags.load_model(values)

@@ -50,9 +50,8 @@ def run(values, positional):
     if values.csv:
         flags.check_file(values, "csv")
     flags.check_model(values)
-    model = flags.load_model(
-        values, exports=True, classifier_activation=None
-    )  # logits, read as trained
+    # logits, which are read as the head was trained
+    model = flags.load_model(values, exports=True, classifier_activation=None)
     results = list(_predictions(model, found, values))
     lines = []
     for result in results:

@@ -1,12 +1,11 @@
 """A recipe for the size of a data set and for the machine, and how long it will take."""
 
 import dataclasses
-import time
 
 import numpy as np
 import tensorflow as tf
 
-from keras_effv2 import graph, recipes, variants
+from keras_effv2 import graph, recipes, timing, variants
 from keras_effv2.phases import ramp
 
 STEP = 4  # forward passes that a train step takes as long as; 3.6 were measured
@@ -83,11 +82,7 @@ def estimate(model, data, recipe):
     size = phases[-1].image_size
     images = np.zeros((recipe.batch_size, size, size, model.input_shape[-1]), "float32")
     forward = tf.function(lambda x: model(x, training=False), autograph=False)
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        forward(images).numpy()
-        seconds.append(time.perf_counter() - start)
+    (seconds,) = timing.alternate(lambda: forward(images).numpy(), rounds=3, warmup=0)
     epochs = sum(
         (phase.stop_epoch - phase.start_epoch) * (phase.image_size / size) ** 2 for phase in phases
     )

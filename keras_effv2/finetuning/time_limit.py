@@ -1,6 +1,7 @@
 """A fine-tuning that fits into a time: as large pictures and as many epochs as this machine does in it."""
 
 import re
+import statistics
 import time
 
 import keras
@@ -8,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_effv2 import graph, models, recipes, variants
+from keras_effv2 import graph, models, recipes, timing, variants
 from keras_effv2.arguments import check_kind
 from keras_effv2.finetuning.head import ENOUGH as ENOUGH_TO_SOLVE
 from keras_effv2.finetuning.planning import STEP
@@ -65,14 +66,10 @@ def measured(variant, size, batch, count, classes, precision):
     return once / batch, ITERATIONS * iteration * part
 
 
-def _usual(work, times=6):
+def _usual(work):
     """Seconds of some work, the median of several times; the first is not counted."""
-    seconds = []
-    for _ in range(1 + times):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds[1:]))
+    (seconds,) = timing.alternate(work, rounds=6, warmup=1)
+    return statistics.median(seconds)
 
 
 def cost(recipe, speed, size, counts):

@@ -30,6 +30,8 @@ class Engine:
 
     def __init__(self, workdir, space, sampler, seed, storage, study, fits):
         self.optuna = _optuna()
+        from sqlalchemy.exc import SQLAlchemyError  # it comes with Optuna
+
         self.space, self.sampler, self.seed, self.fits = space, sampler, seed, fits
         self.several = sampler == "nsga2"
         self._lock = threading.Lock()
@@ -43,7 +45,7 @@ class Engine:
                 f"The database {storage.split('@')[-1]} needs a driver that is not installed, for "
                 "PostgreSQL psycopg2-binary: give --storage=postgresql+psycopg2://HOST/NAME."
             ) from error
-        except (self.optuna.exceptions.OptunaError, *_database_errors()) as error:
+        except (self.optuna.exceptions.OptunaError, SQLAlchemyError) as error:
             if storage:
                 raise RuntimeError(
                     f"The database {storage.split('@')[-1]} cannot be used: "
@@ -173,12 +175,6 @@ def _optuna():
         import optuna
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
-
-
-def _database_errors():
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return (SQLAlchemyError,)
 
 
 def refuse_nfs(url, mounts="/proc/mounts"):

@@ -18,6 +18,7 @@ from keras_effv2.searching import layouts_report, records
 from keras_effv2.searching.plan import bare
 from keras_effv2.searching.runner import Runner
 from keras_effv2.searching.trial import Job
+from keras_effv2.training.state import as_json
 from keras_effv2.variants import find, layout
 from keras_effv2.variants.application import Variant
 from keras_effv2.variants.layouts import LAYOUTS
@@ -142,7 +143,7 @@ def _check(data, image_size, fractions, seeds, names):
 def _check_workdir(folder, data, recipe, rows, device):
     """Refuses a workdir of another study."""
     ours = {
-        "recipe": records.plain(dataclasses.asdict(recipe)),
+        "recipe": as_json(dataclasses.asdict(recipe)),
         "layouts": {name: records.one_line(row.stages) for name, row in rows.items()},
         "training data": data.train.fingerprint(),
         "validation data": data.validation.fingerprint(),

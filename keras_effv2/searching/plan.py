@@ -10,11 +10,12 @@ import numpy as np
 from keras_effv2 import recipes
 from keras_effv2 import space as spaces
 from keras_effv2.arguments import check_number
-from keras_effv2.data.split import check_data
+from keras_effv2.data.split import Data, check_data
 from keras_effv2.searching import records
 from keras_effv2.searching.engine import SAMPLERS
 from keras_effv2.searching.pruning import PRUNERS
 from keras_effv2.searching.trial import Job
+from keras_effv2.training.state import as_json
 
 BUDGETS = ("epochs", "time")
 STEP_TIMES = ("measured", "macs")
@@ -73,7 +74,7 @@ def check(data, space, trials, sampler, recipe, workers, pruner, budget, confirm
 class Plan:
     """The arguments of `search`, checked, and what follows from them."""
 
-    data: object
+    data: Data
     workdir: pathlib.Path
     space: spaces.Space
     trials: int
@@ -136,7 +137,7 @@ class Plan:
             "training data": self.data.train.fingerprint(),
             "validation data": self.data.validation.fingerprint(),
         }
-        return records.plain(content)
+        return as_json(content)
 
     def study(self):
         """Name of the study: two searches in one database do not meet."""

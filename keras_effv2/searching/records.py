@@ -32,11 +32,6 @@ def read(path):
         return None
 
 
-def plain(content):
-    """A dictionary as JSON gives it back: lists for tuples."""
-    return json.loads(json.dumps(content))
-
-
 def check_same(path, ours, what, apart=()):
     """Refuses a folder whose file says other settings; writes the file in a fresh one.
 

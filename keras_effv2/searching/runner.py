@@ -12,9 +12,9 @@ from absl import logging
 from keras_effv2 import variants
 from keras_effv2.searching import records, trial
 from keras_effv2.searching.processes import Children, Stopped
+from keras_effv2.training import TERMINATED
 
 DEATHS = 3  # of a process without a step of progress, before its training is given up
-TERMINATED = 143
 
 
 class Runner:

@@ -6,7 +6,6 @@ import pathlib
 import socket
 import time
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -14,6 +13,7 @@ from keras_effv2 import files, models, recipes, timing, training
 from keras_effv2.recipes import Recipe
 from keras_effv2.searching import pruning, records
 from keras_effv2.searching.reward import reward
+from keras_effv2.training.strategy import policy
 from keras_effv2.variants import model_info
 from keras_effv2.variants.application import Variant
 
@@ -210,9 +210,7 @@ def _measure(job, classes):
     start = time.perf_counter()
     phases = job.recipe.phases
     size = (phases[-1].image_size if phases else None) or job.variant.image_size
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(job.recipe.precision)
-    try:
+    with policy(job.recipe.precision):
         sides = [
             timing.train_step(
                 models.builder(variant)(weights=None, classes=classes, drop_path=0.0),
@@ -221,7 +219,5 @@ def _measure(job, classes):
             )
             for variant in (job.variant, job.baseline)
         ]
-    finally:
-        keras.config.set_dtype_policy(before)
     ratio, spread = timing.paired_ratio(*sides, clock=timing.clock())
     return {"ratio": ratio, "spread": spread, "seconds": time.perf_counter() - start}

@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from keras_effv2 import errors, files, progressive, stores
 from keras_effv2.data import resolved
+from keras_effv2.training.state import as_json
 
 
 def row(progress, phase, learning_rate, images, seconds):
@@ -164,7 +165,7 @@ def says(workdir, told):
         known = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(known, dict) and known | json.loads(json.dumps(told)) == known
+    return isinstance(known, dict) and known | as_json(told) == known
 
 
 def tell(workdir, told):

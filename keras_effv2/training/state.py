@@ -171,7 +171,7 @@ def describe(recipe, model, data):
     }
 
 
-def says(path, content):
+def _holds(path, content):
     """Whether a file of a run holds this dictionary."""
     try:
         return read_json(path) == content
@@ -185,7 +185,7 @@ def record(workdir, about, anew=False):
     workdir.mkdir(parents=True, exist_ok=True)
     for name, key in (("recipe.json", "run"), ("start.json", "start")):
         said = about.get(key)
-        if said is not None and (anew or not says(workdir / name, said)):
+        if said is not None and (anew or not _holds(workdir / name, said)):
             files.write_whole(workdir / name, json.dumps(said, indent=2) + "\n")
 
 
