@@ -159,7 +159,7 @@ def _read(place):
     if not place.exists():
         raise FileNotFoundError(f"There is no file {place} of a space.")
     try:
-        columns = {key: _tuple(value) for key, value in json.loads(place.read_text()).items()}
+        columns = {key: _tuple(value) for key, value in json.loads(place.read_bytes()).items()}
         rows = {key: columns.pop(key, ()) for key in ("baseline", "origin")}
         rows = {key: tuple(Stage(**row) for row in value) for key, value in rows.items()}
         return Space(**columns, **rows)

@@ -14,7 +14,7 @@ import os
 import sys
 from concurrent import futures
 
-from keras_effv2 import files
+from keras_effv2 import files, stores
 from keras_effv2.cli import flags
 
 USAGE = "PICTURE|FOLDER|GLOB|- ... [FLAGS]"
@@ -168,6 +168,6 @@ def pictures(arguments):
         elif path.exists():
             found.append(text)
         else:
-            fitting = path.parent.glob(path.name) if "://" in text else glob.glob(text)
+            fitting = path.parent.glob(path.name) if stores.is_address(text) else glob.glob(text)
             found += sorted(map(str, fitting)) or [text]
     return found

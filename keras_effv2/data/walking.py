@@ -7,6 +7,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_effv2 import files, photos
+from keras_effv2.stores import is_address
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif"),
@@ -151,7 +152,7 @@ def _without_links_into_each_other(path, found, left_out):
 
 def entries(folder):
     """Name, kind (`"folder"`, `"file"` or `"other"`) and whether it is a link, of what lies there."""
-    if "://" in folder:
+    if is_address(folder):
         names = [name.rstrip("/") for name in tf.io.gfile.listdir(folder)]
         kinds = ("file", "folder")
         return [
@@ -198,7 +199,7 @@ def is_picture(path):
     """Whether a file is a picture by its extension or else by its content."""
     if _has_extension(path):
         return True
-    if "://" in path:
+    if is_address(path):
         return False
     formats = FORMATS if os.path.splitext(path)[1] else (*FORMATS, "TIFF")
     try:

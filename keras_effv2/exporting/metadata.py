@@ -35,7 +35,7 @@ def into_onnx(path, card):
     onnx.save(model, path)
 
 
-def into_tflite(content, card, channels=3):
+def into_tflite(content, card, channels):
     """The bytes of a TFLite model with metadata, and the archive behind it.
 
     Args:

@@ -15,6 +15,7 @@ import pathlib
 import re
 
 from keras_effv2 import needs
+from keras_effv2.stores import is_address
 from keras_effv2.weights.download import home, is_offline
 
 _KAGGLE = re.compile(
@@ -42,7 +43,7 @@ def is_remote(handle):
     >>> is_remote("exports/flowers")
     False
     """
-    return "://" in handle or bool(_KAGGLE.fullmatch(handle) and not os.path.exists(handle))
+    return is_address(handle) or bool(_KAGGLE.fullmatch(handle) and not os.path.exists(handle))
 
 
 def resolve_hub(handle):
@@ -71,7 +72,7 @@ def resolve_hub(handle):
             "https://tfhub.dev/..., owner/model/tensorFlow2/variation/version (Kaggle), "
             "https://www.kaggle.com/models/..., hf://owner/repository, https://....tar.gz."
         )
-    if not handle.startswith(("http://", "https://", "hf://")) and "://" in handle:
+    if not handle.startswith(("http://", "https://", "hf://")) and is_address(handle):
         raise ValueError(f"{handle} cannot be read in place. Copy it into a local folder first.")
     for folder in _cached(handle):
         if found := _saved_model_in(folder):
