@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_effv2 import models, optimizers, processor, variants
+from keras_effv2.arguments import check_number
 from keras_effv2.timing import alternate, spread
 
 MEASURES = ("train", "infer", "pipeline", "export")
@@ -153,8 +154,7 @@ def run(
         raise ValueError(f"Unknown measure {unknown[0]!r}. Measures: {', '.join(MEASURES)}.")
     variants.find(model)
     for name, value in (("image_size", image_size), ("batch_size", batch_size), ("rounds", rounds)):
-        if value < 1:
-            raise ValueError(f"`{name}` is 1 or more. Received: {value}.")
+        check_number(f"`{name}`", value, 1, whole=True)
     if peer is not KERAS and set(measures) - {"train", "infer"}:
         raise ValueError(
             f"The peer {peer.name} is measured in train and infer. Received: "

@@ -50,8 +50,8 @@ def test_a_row_is_medians_and_their_ratio():
         ({"model": "VGG"}, "VGG"),
         ({"model": "CoAtNet0", "measures": ("train",)}, "keras.applications has no CoAtNet0"),
         ({"measures": ("pipeline",), "peer": PEER}, "other is measured in train and infer"),
-        ({"rounds": 0}, "`rounds` is 1 or more. Received: 0"),
-        ({"batch_size": 0}, "`batch_size` is 1 or more. Received: 0"),
+        ({"rounds": 0}, "`rounds` is a whole number from 1. Received: 0"),
+        ({"batch_size": 0}, "`batch_size` is a whole number from 1. Received: 0"),
         ({"batch_size": 60_000, "image_size": 9_000}, "takes 54315 GiB; up to 8 GiB are"),
     ),
 )

@@ -205,7 +205,7 @@ def test_ends_are_float32_under_mixed_precision(policy, tiny_coatnet):
         ({"input_shape": (64, 64, 1)}, ["1 channels", "pixels='128'"]),
         ({"input_shape": (64, 64, 1), "pixels": "imagenet"}, ["3 channels"]),
         ({"pooling": "mean"}, ["'avg' or 'max'", "'mean'"]),
-        ({"classes": 0}, ["positive integer", "0"]),
+        ({"classes": 0}, ["a whole number from 1", "0"]),
         ({"features": ["reduction_9"]}, ["reduction_5", "reduction_9"]),
         ({"pixels": "raw"}, ["127.5", "raw"]),
         ({"weights": "imagnet"}, ["imagnet"]),

@@ -9,7 +9,7 @@ import keras
 from keras_effv2 import errors, needs, weights
 from keras_effv2.data.carving import carve_labels
 from keras_effv2.data.folder import load_folder
-from keras_effv2.data.records import Records, splits_of
+from keras_effv2.data.records import Records, columns_of, splits_of
 from keras_effv2.data.split import Data, Split
 from keras_effv2.data.walking import LeftOut, find_folders, loose_pictures
 
@@ -53,7 +53,8 @@ def load_hugging_face(name, validation, seed):
     except Exception as error:  # of any class: of the hub, the network, a cache
         raise OSError(f"hf:{name} could not be loaded: {errors.first_line(error)}.") from error
     features = next(iter(found.values())).features
-    image, label, names, several = _features(name, features, datasets)
+    kinds = datasets.Image, datasets.ClassLabel
+    image, label, names, several = columns_of(f"hf:{name}", features, *kinds)
 
     def split(key):
         return Records(names, _Rows(found[key], image, label, datasets), image, label, several)
@@ -84,19 +85,6 @@ def _from_caches(datasets):
     finally:
         for switch, value in zip(switches, before, strict=True):
             switch.HF_HUB_OFFLINE = value
-
-
-def _features(name, features, datasets):
-    """Names of the picture's and the label's column, the classes, whether a picture has several."""
-    image = next((k for k, v in features.items() if isinstance(v, datasets.Image)), None)
-    for key, feature in features.items():
-        inner = getattr(feature, "feature", feature)
-        if image is not None and isinstance(inner, datasets.ClassLabel):
-            return image, key, tuple(inner.names), inner is not feature
-    raise ValueError(
-        f"hf:{name} is not an image classification set: it has columns {', '.join(features)}; wanted "
-        "an Image and a ClassLabel."
-    )
 
 
 class _Rows:

@@ -39,6 +39,32 @@ def splits_of(keys, records_of, validation, seed):
     return splits
 
 
+def columns_of(name, features, image_kind, label_kind):
+    """Which of a set's features are the picture and its class.
+
+    Args:
+        name: Of the set, such as `"tfds:mnist"`.
+        features: Key -> feature, as TFDS and `datasets` describe them.
+        image_kind: Their class of pictures.
+        label_kind: Their class of labels.
+
+    Returns:
+        Key of the picture, key of the label, names of the classes, whether a picture has several.
+
+    Raises:
+        ValueError: If the set has not both.
+    """
+    image = next((key for key, kind in features.items() if isinstance(kind, image_kind)), None)
+    for key, feature in features.items():
+        inner = getattr(feature, "feature", feature)  # of a sequence: several labels a picture
+        if image is not None and isinstance(inner, label_kind):
+            return image, key, tuple(inner.names), inner is not feature
+    raise ValueError(
+        f"{name} is not an image classification set: it has {', '.join(features)}; wanted an Image "
+        "and a ClassLabel."
+    )
+
+
 class Records(Split):
     """Pictures and labels that are fetched by their numbers; a picture may have several labels.
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_effv2 import needs
 from keras_effv2.data import offsets
-from keras_effv2.data.records import Records, splits_of
+from keras_effv2.data.records import Records, columns_of, splits_of
 from keras_effv2.data.shards import Examples, TFRecords
 from keras_effv2.data.split import Data
 
@@ -31,7 +31,8 @@ def load_tfds(name, validation, seed):
                 "into a folder and use cars:PATH"
             )
         raise FileNotFoundError(f"tfds:{name} is not prepared in {builder.data_dir}. {advice}.")
-    image, label, names, several = _tfds_features(name, builder.info.features, tfds)
+    kinds = tfds.features.Image, tfds.features.ClassLabel
+    image, label, names, several = columns_of(f"tfds:{name}", builder.info.features, *kinds)
 
     def split(key):
         source = Examples(_source(builder, key, tfds), image, label)
@@ -68,16 +69,3 @@ def _order(places, cycle):
     shards = tf.data.Dataset.from_tensor_slices((starts, ends))
     order = shards.interleave(tf.data.Dataset.range, cycle, cycle)
     return np.concatenate([*order.batch(1 << 16).as_numpy_iterator()])
-
-
-def _tfds_features(name, features, tfds):
-    """The picture's feature, the label's, the names of the classes, whether a picture has several."""
-    image = next((k for k, v in features.items() if isinstance(v, tfds.features.Image)), None)
-    for key, feature in features.items():
-        inner = getattr(feature, "feature", feature)  # of a sequence: several labels a picture
-        if image is not None and isinstance(inner, tfds.features.ClassLabel):
-            return image, key, tuple(inner.names), inner is not feature
-    raise ValueError(
-        f"tfds:{name} is not an image classification set: it has features {', '.join(features)}; "
-        "wanted one image and class labels."
-    )

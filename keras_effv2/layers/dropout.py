@@ -1,6 +1,7 @@
 """Random dropping at a rate that a compiled train step obeys."""
 
 import contextlib
+import numbers
 
 import keras
 from keras import ops
@@ -47,11 +48,7 @@ class _RandomDrop(keras.layers.Layer):
 
     def __init__(self, rate, seed=None, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-            raise ValueError(
-                f"`rate` of layer {self.name!r} is a probability in [0, 1). Received: rate={rate!r}."
-            )
-        self.built_rate = float(rate)  # what phases that say nothing have
+        self.built_rate = self._checked(rate)  # what phases that say nothing have
         self._hidden = _HiddenRate(self.built_rate)
         self.seed = seed
         self.seed_generator = ReplicaSeed(seed)
@@ -64,11 +61,14 @@ class _RandomDrop(keras.layers.Layer):
 
     @rate.setter
     def rate(self, value):
-        if not 0 <= value < 1:
+        self._hidden.set(self._checked(value))
+
+    def _checked(self, rate):
+        if not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
             raise ValueError(
-                f"`rate` of layer {self.name!r} is a probability in [0, 1). Received: {value!r}."
+                f"`rate` of layer {self.name!r} is a probability in [0, 1). Received: rate={rate!r}."
             )
-        self._hidden.set(float(value))
+        return float(rate)
 
     def vary_rate(self):
         """Keeps the rate in a variable from now on. Call before tracing, in the strategy's scope."""

@@ -9,11 +9,11 @@ import string
 from collections.abc import Callable, Sequence
 
 import keras
-import numpy as np
 from absl import logging
 
 from keras_effv2 import layers
 from keras_effv2 import weights as checkpoints
+from keras_effv2.arguments import check_number
 
 _OLDER = " of tf_keras, which is Keras 2 and takes what export_hub writes: hub.KerasLayer(path)."
 REDUCTIONS = tuple(f"reduction_{i}" for i in range(1, 6))
@@ -198,8 +198,8 @@ def _check(variant, family, input_tensor, input_shape, pooling, classes):
         )
     if pooling not in (None, "avg", "max"):
         raise ValueError(f"`pooling` is None, 'avg' or 'max'. Received: pooling={pooling!r}.")
-    if classes is not None and (not isinstance(classes, (int, np.integer)) or classes < 1):
-        raise ValueError(f"`classes` is a positive integer. Received: classes={classes!r}.")
+    if classes is not None:
+        check_number("`classes`", classes, 1, whole=True)
     shape = input_shape
     if input_tensor is not None:
         if not keras.backend.is_keras_tensor(input_tensor):

@@ -3,6 +3,7 @@
 import sys
 import time
 
+import tqdm
 from absl import logging
 
 
@@ -38,8 +39,6 @@ class Display:
     """
 
     def __init__(self, total, done, show):
-        import tqdm
-
         self.best = max(done, key=lambda row: row["reward"], default=None)
         self.started, self.count = time.perf_counter(), 0
         self.total, self.done = total, len(done)

@@ -6,6 +6,7 @@ import json
 import string
 
 from keras_effv2 import files
+from keras_effv2.evaluation import wilson
 from keras_effv2.searching import analysis, figures, records
 
 SHOWN = 20  # of the best trials
@@ -64,8 +65,6 @@ def _cards(result):
 
 
 def _best_row(row):
-    from keras_effv2.evaluation import wilson
-
     images = row.get("images", 0)
     low, high = wilson(round(row["accuracy"] * images), images) if images else (0.0, 0.0)
     reason = f" ({html.escape(row['reason'].split(':')[0])})" if row["reason"] else ""

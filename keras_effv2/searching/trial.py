@@ -9,7 +9,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from keras_effv2 import files, models, recipes, timing, training
+from keras_effv2 import evaluation, files, models, recipes, timing, training
 from keras_effv2.recipes import Recipe
 from keras_effv2.searching import pruning, records
 from keras_effv2.searching.reward import reward
@@ -99,7 +99,7 @@ def _result(job, data, folder):
     begun = time.perf_counter()
     classes = len(data.class_names)
     info, base = (model_info(v, classes=classes) for v in (job.variant, job.baseline))
-    ratio, spread, timing = _step_time(job, classes, folder, info["macs"] / base["macs"])
+    ratio, spread, measuring = _step_time(job, classes, folder, info["macs"] / base["macs"])
     parameters = info["trainable_parameters"] / base["trainable_parameters"]
     result = {
         **job.notes,
@@ -116,11 +116,12 @@ def _result(job, data, folder):
         "accuracy": 0.0,
         "reward": 0.0,
     }
-    recipe = job.recipe
+    recipe, exponents = job.recipe, job.exponents
+    result["epochs"] = recipe.epochs
     if job.by_time:
-        recipe, data = _for_time(recipe, data, recipe.epochs / ratio)
-    result["epochs"] = job.recipe.epochs / ratio if job.by_time else recipe.epochs
-    exponents = (0.0, job.exponents[1]) if job.by_time else job.exponents
+        result["epochs"] = recipe.epochs / ratio
+        recipe, data = _for_time(recipe, data, result["epochs"])
+        exponents = (0.0, exponents[1])
 
     def worth(accuracy):
         return reward(accuracy, ratio, parameters, exponents)
@@ -148,10 +149,9 @@ def _result(job, data, folder):
     if result["reason"] is None:
         result["reward"] = worth(result["accuracy"])
         cut = pruning.pruned_after(folder) if job.prune else None
-        result["reason"] = (
-            None if cut is None else f"{records.PRUNED} after {cut} of {recipe.epochs} epochs"
-        )
-    result["timing_seconds"] = timing
+        if cut is not None:
+            result["reason"] = f"{records.PRUNED} after {cut} of {recipe.epochs} epochs"
+    result["timing_seconds"] = measuring
     result["seconds"] = time.perf_counter() - begun
     return result
 
@@ -176,8 +176,6 @@ def _accuracy(trained, data, split):
     if split == "validation":
         last = trained.history[-1]
         return {"accuracy": last["val_accuracy"], "images": len(data.validation)}
-    from keras_effv2 import evaluation
-
     found = evaluation.evaluate(trained.model, data, split=split)
     return {"accuracy": found.top1, "images": found.images}
 
