@@ -68,7 +68,8 @@ class _Fused:
 
     Keras makes an optimizer's slots while it traces the first step, which is then traced a second
     time, and its updates are up to fifteen operations a variable; both cost seconds for networks of
-    hundreds of variables (B0's first step takes 4.7 s, with Keras' 8.6: docs/measured.md). On other backends, and for sparse gradients, Keras' own update is made.
+    hundreds of variables (B0's first step takes 4.7 s, with Keras' 8.6: docs/measured.md). On other
+    backends, and for sparse gradients, Keras' own update is made.
     """
 
     def build(self, variables):

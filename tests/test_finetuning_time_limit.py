@@ -66,7 +66,7 @@ def test_what_is_given_stays():
 
     recipe, _ = time_limit.within(short, 120, SPEED, 224, COUNTS)
     assert recipe.epochs == 2
-    with pytest.raises(ValueError, match="a time is written as 90s, 20m or 1.5h; received 'soon'"):
+    with pytest.raises(ValueError, match="`time_limit` is a time such as .* Received: 'soon'."):
         time_limit.seconds_of("soon")
 
 

@@ -108,8 +108,8 @@ def test_a_file_of_a_vit_rel_has_one_stage_that_halves_nothing(change, said, tmp
         (("CCXT",), ["'CCXT'"]),
         (("CCTT", "CoAtNet6"), ["four stages", "CoAtNet6"]),
         (("CCTT", "EfficientNetV2B0"), ["EfficientNetV2B0"]),
-        (("CCTT", "CoAtNet0", (1, 2)), ["`repeats` has 4 numbers"]),
-        (("ViT_REL", "CoAtNet0", None, (8, 8)), ["`channels` has 1 numbers"]),
+        (("CCTT", "CoAtNet0", (1, 2)), ["`repeats` has a number a stage, 4 for CCTT"]),
+        (("ViT_REL", "CoAtNet0", None, (8, 8)), ["`channels` has a number a stage, 1 for"]),
     ],
 )
 def test_what_is_no_layout(arguments, words):

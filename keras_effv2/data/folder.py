@@ -90,7 +90,7 @@ def _find_splits(path, left_out):
         if split and find_folders(tf.io.gfile.join(path, name), LeftOut()):
             if split in found:
                 raise ValueError(
-                    f"{path} has two folders for one split, {found[split]!r} and {name!r}. Leave "
+                    f"{path} has two folders for one split, {found[split]!r} and {name!r}. Keep "
                     "one of them."
                 )
             found[split] = name

@@ -39,7 +39,8 @@ def load(
     Args:
         spec: `"digits"`: scikit-learn's 1,797 handwritten digits, embedded. `"folder:PATH"` (or
             just a path): class sub-folders, directly or under `train`, `validation` (or `val`) and
-            `test`; a folder `unknown` beside them holds pictures of none of the classes. `"tfds:NAME"`: a TFDS image classification set that is prepared on this machine.
+            `test`; a folder `unknown` beside them holds pictures of none of the classes.
+            `"tfds:NAME"`: a TFDS image classification set that is prepared on this machine.
             `"cars:PATH"`: a folder with Stanford Cars' `car_ims.tgz` and `cars_annos.mat`.
             `"csv:FILE"` or a DataFrame of pandas: a table with a picture a row (column `image`,
             `file`, `path`, ..., from the table's folder), its `label`, and a `split` if there is

@@ -86,7 +86,7 @@ def publish(
                 "finetune or train, and run that to its end."
             )
     if is_offline() and not dry_run:
-        raise OSError("KERAS_EFFV2_OFFLINE is set and forbids to publish. Unset it.")
+        raise OSError("KERAS_EFFV2_OFFLINE is set and forbids publishing. Unset it.")
     with (
         tempfile.TemporaryDirectory() as temporary,
         files.fetched(run, but=("checkpoints", "tensorboard")) as run,

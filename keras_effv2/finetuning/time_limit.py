@@ -31,10 +31,11 @@ def seconds_of(text: str) -> float:
     >>> seconds_of("90s"), seconds_of("20m"), seconds_of("1.5h"), seconds_of("3")
     (90.0, 1200.0, 5400.0, 180.0)
     """
-    check_kind("time_limit", text, str, "a time such as '90s', '20m' or '1.5h'")
+    wanted = "a time such as '90s', '20m' or '1.5h'"
+    check_kind("time_limit", text, str, wanted)
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
     if not match or not float(match[1]):
-        raise ValueError(f"a time is written as 90s, 20m or 1.5h; received {text!r}")
+        raise ValueError(f"`time_limit` is {wanted}. Received: {text!r}.")
     return float(match[1]) * {"s": 1, "m": 60, "": 60, "h": 3600}[match[2]]
 
 

@@ -64,7 +64,7 @@ def saved_model(path):
     serve = loaded.signatures["serving_default"]
     (name,) = serve.structured_input_signature[1]
 
-    def run(images, kept=loaded):
+    def run(images, kept=loaded):  # else its variables would be gone
         (outputs,) = serve(**{name: images}).values()
         return outputs
 

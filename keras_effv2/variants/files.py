@@ -128,7 +128,7 @@ def load_variant(path: str | os.PathLike) -> Variant:
     place = files.place(path, "The file of a variant")
     if not place.exists():
         raise FileNotFoundError(
-            f"There is no file {place}. A variant's is written by save_variant."
+            f"There is no file {place}. save_variant writes the file of a variant."
         )
     try:
         content = json.loads(place.read_text(encoding="utf-8"))

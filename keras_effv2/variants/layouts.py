@@ -57,7 +57,9 @@ def layout(letters, base="CoAtNet0", repeats=None, channels=None):
     channels = tuple(stage.channels for stage in own) if channels is None else tuple(channels)
     for name, given in (("channels", channels), ("repeats", repeats)):
         if given is not None and len(given) != len(own):
-            raise ValueError(f"`{name}` has {len(own)} numbers for {letters}. Received: {given}.")
+            raise ValueError(
+                f"`{name}` has a number a stage, {len(own)} for {letters}. Received: {given}."
+            )
     if repeats is None:
         repeats = _matched(make, letters, base, channels)
     return make(letters, base, tuple(repeats), channels)
