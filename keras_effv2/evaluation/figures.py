@@ -1,6 +1,8 @@
 """The figures of a report: `(heading, what is seen, figure)`."""
 
+import base64
 import contextlib
+import io
 import math
 import warnings
 
@@ -103,7 +105,7 @@ def _labels_caption(result, i):
 def _precision_figure(result, most=8):
     from sklearn.metrics import precision_recall_curve
 
-    figure = _figure(5.5, 4.5)
+    figure = new(5.5, 4.5)
     axis = figure.subplots()
     known = [(row, i) for i, row in enumerate(result.labels_table) if row[2] is not None]
     for (name, _, average, precision, recall, *_), i in sorted(known, key=lambda x: x[0][2])[:most]:
@@ -146,10 +148,23 @@ def readable_names():
             yield
 
 
-def _figure(width, height):
+def new(width, height):
+    """A figure of so many inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def png(figure):
+    """A figure as the bytes of a file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def source(picture):
+    """The bytes of a PNG as the source of an image in a page."""
+    return "data:image/png;base64," + base64.b64encode(picture).decode()
 
 
 def _confusion_figure(result):
@@ -159,7 +174,7 @@ def _confusion_figure(result):
     used = np.flatnonzero(result.confusion.sum(0) + result.confusion.sum(1))
     counts = result.confusion[np.ix_(used, used)]
     named = len(used) <= 30
-    figure = _figure(*(min(12, 3.5 + 0.42 * len(used)),) * 2)
+    figure = new(*(min(12, 3.5 + 0.42 * len(used)),) * 2)
     display = ConfusionMatrixDisplay(
         counts / np.maximum(counts.sum(1, keepdims=True), 1),
         display_labels=[result.class_names[i] for i in used],
@@ -183,7 +198,7 @@ def _confusion_figure(result):
 def _calibration_figure(result):
     from sklearn.calibration import CalibrationDisplay
 
-    figure = _figure(4.5, 4)
+    figure = new(4.5, 4)
     axis = figure.subplots()
     CalibrationDisplay.from_predictions(
         result.probabilities.argmax(1) == result.labels,
@@ -200,7 +215,7 @@ def _calibration_figure(result):
 def _risk_figure(result):
     sure = result.probabilities.max(1)
     coverage, risk = coverage_and_risk(sure, result.probabilities.argmax(1) == result.labels)
-    figure = _figure(4.5, 4)
+    figure = new(4.5, 4)
     axis = figure.subplots()
     axis.plot(coverage, risk)
     if "rejected" in (result.rejection or {}):
@@ -215,7 +230,7 @@ def _panel(captions, images, heat=None):
     """Pictures in rows of six with what is said of them."""
     columns = min(6, len(images))
     rows = math.ceil(len(images) / columns)
-    figure = _figure(2 * columns, 2.35 * rows)
+    figure = new(2 * columns, 2.35 * rows)
     axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
     for axis in axes:
         axis.axis("off")

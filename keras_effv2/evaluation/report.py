@@ -1,9 +1,7 @@
 """The report of an evaluation: `report.html`, a page that stands alone, and `evaluation.json`."""
 
-import base64
 import html
 import importlib.resources
-import io
 import itertools
 import json
 import string
@@ -13,6 +11,7 @@ import numpy as np
 from keras_effv2 import files
 from keras_effv2.evaluation import figures
 from keras_effv2.evaluation.doubts import table
+from keras_effv2.evaluation.figures import png, source
 from keras_effv2.evaluation.several import SeveralEvaluation
 
 WORST = 12  # mistakes shown
@@ -104,7 +103,7 @@ def _page(title, cards, table, drawn):
             f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
         ),
         figures="".join(
-            f'<section><h2>{head}</h2><p>{text}</p><img alt="{head}" src="{_embed(figure)}">'
+            f'<section><h2>{head}</h2><p>{text}</p><img alt="{head}" src="{source(png(figure))}">'
             "</section>"
             for head, text, figure in drawn
         ),
@@ -201,9 +200,3 @@ def _table_of_several(result):
     ]
     head = ("label", "pictures", "average precision", "precision", "recall", "F1", "threshold")
     return "A label is said from its threshold on.", head, rows
-
-
-def _embed(figure):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

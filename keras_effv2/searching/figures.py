@@ -1,18 +1,9 @@
 """The figures of a search's report."""
 
-import base64
-import io
-
 import numpy as np
 
+from keras_effv2.evaluation.figures import new
 from keras_effv2.searching import analysis
-
-
-def new(width, height):
-    """A figure of so many inches."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def pareto(result):
@@ -111,15 +102,3 @@ def main_effects(trials, parameters):
         axis.grid(alpha=0.3, axis="y")
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
-
-
-def png(figure):
-    """A figure as the bytes of a file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
-
-
-def source(picture):
-    """The bytes of a PNG as the source of an image in a page."""
-    return "data:image/png;base64," + base64.b64encode(picture).decode()

@@ -11,11 +11,10 @@ import numpy as np
 from keras_effv2 import files, needs, recipes
 from keras_effv2.arguments import check_number
 from keras_effv2.data import Data
-from keras_effv2.data.split import check_data
 from keras_effv2.phases import Phase
 from keras_effv2.recipes import Recipe
 from keras_effv2.searching import layouts_report, records
-from keras_effv2.searching.plan import bare
+from keras_effv2.searching.plan import bare, check_splits
 from keras_effv2.searching.runner import Runner
 from keras_effv2.searching.trial import Job
 from keras_effv2.training.state import as_json
@@ -128,9 +127,7 @@ def _plain(recipe, image_size):
 
 
 def _check(data, image_size, fractions, seeds, names):
-    check_data(data)
-    if data.train is None or data.validation is None:
-        raise ValueError(f"{data.name} has to have a training and a validation split.")
+    check_splits(data)
     if image_size < 64 or image_size % 32:
         raise ValueError(f"`image_size` is a multiple of 32 from 64. Received: {image_size}.")
     if not fractions or not all(0 < part <= 1 for part in fractions):

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from keras_effv2 import files
-from keras_effv2.searching import figures
+from keras_effv2.evaluation.figures import new, png, source
 from keras_effv2.variants import model_info
 
 # arXiv 2106.04803, section 2.2; equal numbers: no difference was claimed
@@ -160,13 +160,13 @@ def _page(study, rows):
         "<table><tr><th>layout</th><th>parameters</th><th>multiply-adds</th><th>of the first</th>"
         f"<th>capacity</th></tr>{sizes}</table><h2>The paper's orders</h2>"
         f"{orders}<h2>Validation accuracy by training loss</h2>"
-        f'<img alt="Curves" src="{figures.source(figures.png(_curves(study.runs)))}"></html>'
+        f'<img alt="Curves" src="{source(png(_curves(study.runs)))}"></html>'
     )
 
 
 def _curves(runs):
     fractions = sorted({run["fraction"] for run in runs})
-    figure = figures.new(9, 3.4 * len(fractions))
+    figure = new(9, 3.4 * len(fractions))
     axes = np.ravel(figure.subplots(len(fractions), 1, squeeze=False))
     names = list(dict.fromkeys(run["layout"] for run in runs))
     for axis, fraction in zip(axes, fractions):

@@ -22,14 +22,19 @@ STEP_TIMES = ("measured", "macs")
 FORMAT = 1
 
 
-def check(data, space, trials, sampler, recipe, workers, pruner, budget, confirm, step_time):
-    """Refuses what cannot be searched."""
+def check_splits(data):
+    """Refuses data without pictures to train on, or to compare networks on."""
     check_data(data)
     if data.train is None or data.validation is None:
         raise ValueError(
             f"{data.name} has no {'training' if data.train is None else 'validation'} split, on "
-            "which a search compares networks: load it with validation=0.1."
+            "which networks are compared: load it with validation=0.1."
         )
+
+
+def check(data, space, trials, sampler, recipe, workers, pruner, budget, confirm, step_time):
+    """Refuses what cannot be searched."""
+    check_splits(data)
     for name, value, known in (
         ("sampler", sampler, SAMPLERS),
         ("budget", budget, BUDGETS),

@@ -7,6 +7,7 @@ import string
 
 from keras_effv2 import files
 from keras_effv2.evaluation import wilson
+from keras_effv2.evaluation.figures import png, source
 from keras_effv2.searching import analysis, figures, records
 
 SHOWN = 20  # of the best trials
@@ -19,7 +20,7 @@ def write(plan, result):
         plan: The `Plan` of the search.
         result: Its `Result`.
     """
-    pareto = figures.png(figures.pareto(result))
+    pareto = png(figures.pareto(result))
     files.write_whole(plan.workdir / "pareto.png", pareto)
     files.write_whole(plan.workdir / "report.html", _page(plan, result, pareto))
 
@@ -35,8 +36,8 @@ def _page(plan, result, pareto):
             f'<div class="card"><b>{value}</b><span>{text}</span></div>'
             for value, text in _cards(result)
         ),
-        pareto=figures.source(pareto),
-        running=figures.source(figures.png(figures.running_best(result.trials))),
+        pareto=source(pareto),
+        running=source(png(figures.running_best(result.trials))),
         shown=min(SHOWN, len(result.trials)),
         count=len(result.trials),
         best="".join(map(_best_row, result.trials[:SHOWN])),
@@ -46,7 +47,7 @@ def _page(plan, result, pareto):
             _network(title, v) for title, v in (("winner", best), ("baseline", baseline))
         ),
         mattered=html.escape(_mattered(plan, result)),
-        effects=figures.source(figures.png(effects)),
+        effects=source(png(effects)),
         made=html.escape(_made(plan, result)),
         commands=html.escape(_commands(plan)),
     )
