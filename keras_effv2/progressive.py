@@ -11,32 +11,7 @@ import keras
 
 from keras_effv2 import layers, needs
 from keras_effv2.arguments import check_kind, check_number
-from keras_effv2.phases import (
-    OF_LAYERS,
-    STRENGTHS,
-    Phase,
-    check,
-    of_pictures,
-    phase_at,
-    ramp,
-    resolved,
-    strengths,
-)
-
-__all__ = [
-    "STRENGTHS",
-    "Phase",
-    "ProgressiveLearning",
-    "check",
-    "deliver",
-    "fix",
-    "phase_at",
-    "prepare",
-    "ramp",
-    "resolved",
-    "strengths",
-    "takers",
-]
+from keras_effv2.phases import OF_LAYERS, Phase, check, of_pictures, phase_at, resolved
 
 
 def takers(model, strength):

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from conftest import build_convnet, tiny_data, tiny_efficientnet_row
 
-from keras_effv2 import processor, progressive, recipes, training
+from keras_effv2 import processor, recipes, training
 from keras_effv2.models import efficientnet_v2
+from keras_effv2.phases import ramp
 from keras_effv2.training import state
 
 
@@ -42,7 +43,7 @@ def _build_efficientnet():
     )
 
 
-_ramp = functools.partial(progressive.ramp, 2, 2, dropout=(0.1, 0.4), drop_path=(0.0, 0.2))
+_ramp = functools.partial(ramp, 2, 2, dropout=(0.1, 0.4), drop_path=(0.0, 0.2))
 _changed = _ramp(image_size=(32, 48), randaugment=(2, 8), mixup=(0, 0.2), cutmix=(0, 0.2))
 _recipe = functools.partial(recipes.Recipe, source="tests", epochs=2, batch_size=8)
 

@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from keras_effv2 import augment, data, progressive, recipes
+from keras_effv2 import augment, data, recipes
 from keras_effv2.augment import OPERATIONS, Augment
+from keras_effv2.phases import Phase, ramp
 
 MAGNITUDES = (1, 4, 10, 17, 30)
 
@@ -329,7 +330,7 @@ def test_preview_is_a_sheet_of_the_pictures(tmp_path, count):
     red, blue = (255, 0, 0), (0, 0, 255)
     pictures = np.array([red, blue, red] * (count // 3), "uint8")[:, None, None]
     split = data.Split(["a", "b"], [0, 1, 0] * (count // 3), np.tile(pictures, (1, 9, 9, 1)))
-    phases = progressive.ramp(2, 2, image_size=(16, 32), mixup=(0.0, 1.0))
+    phases = ramp(2, 2, image_size=(16, 32), mixup=(0.0, 1.0))
     augment.preview(split, phases, tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.format == "PNG"
@@ -346,9 +347,7 @@ def test_preview_of_one_unnamed_phase_obeys_the_other_settings(tmp_path):
     half[:, :, :4] = (255, 0, 0)  # red left of black
     split = data.Split(["a", "b"], [0, 1, 0] * 3, half)
     still = Augment(flip=False, crop_area=(1.0, 1.0))
-    augment.preview(
-        split, (progressive.Phase(0, 1, image_size=8),), tmp_path / "s.png", 1, 0, still
-    )
+    augment.preview(split, (Phase(0, 1, image_size=8),), tmp_path / "s.png", 1, 0, still)
     with Image.open(tmp_path / "s.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB")).astype(int)
     columns_of_red = np.nonzero((pixels == (255, 0, 0)).all(-1))[1]

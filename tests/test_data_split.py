@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from made_pictures import encoded, evaluated, fill, noise, numbered, numbers
 
-from keras_effv2 import data, photos, progressive
+from keras_effv2 import data, photos
 from keras_effv2.augment import Augment
+from keras_effv2.phases import ramp
 
 STILL = Augment(flip=False, crop_area=(1.0, 1.0))
 
@@ -98,7 +99,7 @@ def test_skipped_pictures_are_not_read(tmp_path):
 
 
 def test_each_phase_has_its_size():
-    phases = progressive.ramp(8, 4, image_size=(128, 300))
+    phases = ramp(8, 4, image_size=(128, 300))
     for phase, size in zip(phases, (128, 185, 243, 300), strict=True):
         images, _ = next(iter(numbered(4).train_batches(image_size=phase.image_size, batch_size=2)))
         assert images.shape == (2, size, size, 3) and images.dtype == "uint8"

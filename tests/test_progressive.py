@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 from keras_effv2 import layers, progressive
-from keras_effv2.progressive import Phase, ProgressiveLearning, ramp
+from keras_effv2.phases import Phase, check, phase_at, ramp, resolved
+from keras_effv2.progressive import ProgressiveLearning
 
 # arXiv 2104.00298 table 6: last (image size, RandAugment, mixup, dropout); the first is 128, 5, 0, 0.1.
 # The sizes between are those of the paper's rule, S_0 + (S_e - S_0) * i / (M - 1).
@@ -50,13 +51,13 @@ def test_the_papers_phases(size):
 @pytest.mark.parametrize("epochs, phases", ((1, 1), (4, 4), (10, 3), (350, 4), (7, 7), (1000, 7)))
 def test_every_epoch_is_in_one_phase_of_equal_length(epochs, phases):
     plan = ramp(epochs, phases)
-    assert progressive.check(plan) == plan
+    assert check(plan) == plan
     lengths = [phase.stop_epoch - phase.start_epoch for phase in plan]
     assert sum(lengths) == epochs and max(lengths) - min(lengths) <= 1
     for epoch in range(epochs):
-        phase = progressive.phase_at(plan, epoch)
+        phase = phase_at(plan, epoch)
         assert phase.start_epoch <= epoch < phase.stop_epoch
-    assert progressive.phase_at(plan, epochs + 5) == plan[-1]
+    assert phase_at(plan, epochs + 5) == plan[-1]
 
 
 @pytest.mark.parametrize(
@@ -314,7 +315,7 @@ def test_our_networks_take_both_rates(family, request):
 
 def test_phases_that_say_nothing_are_filled_in():
     phases = (Phase(0, 1), Phase(1, 2, image_size=48, batch_size=4, mixup=0.1))
-    assert progressive.resolved(phases, 32, 8) == (
+    assert resolved(phases, 32, 8) == (
         Phase(0, 1, image_size=32, batch_size=8),
         phases[1],
     )

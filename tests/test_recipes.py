@@ -8,8 +8,9 @@ import pytest
 from conftest import tiny_coatnet_row, tiny_efficientnet_row
 
 import keras_effv2 as kev
-from keras_effv2 import data, finetuning, optimizers, progressive, recipes, variants
+from keras_effv2 import data, finetuning, optimizers, recipes, variants
 from keras_effv2.models import coatnet_rw
+from keras_effv2.phases import Phase, check, ramp
 from keras_effv2.recipes import Recipe
 
 V2 = [f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L", "XL")]
@@ -34,7 +35,7 @@ def train(tmp_path, kernel, bias, **changes):
     head = keras.layers.Dense(2, activation=changes.get("loss", "softmax"), name="head")
     model = keras.Model(images, head(x))
     head.set_weights([kernel, np.array(bias)])
-    phases = (progressive.Phase(0, 6, image_size=4),)
+    phases = (Phase(0, 6, image_size=4),)
     settings = recipe(phases=phases, crop_area=(1.0, 1.0), flip=False, **changes)
     return kev.train(model, black(), settings, tmp_path, strategy="one", progress=False)
 
@@ -117,7 +118,7 @@ def test_every_recipe_can_be_trained(name):
         optimizer.build([keras.Variable(np.ones((2, 2), "float32"))])
         middle = float(optimizer._learning_rate(10 * row.epochs // 2))
         assert 0 < middle <= row.learning_rate * 1.000001
-        for phase in progressive.check(row.phases or (progressive.Phase(0, row.epochs),)):
+        for phase in check(row.phases or (Phase(0, row.epochs),)):
             recipes.augment_of(row, phase)
             if model in COATNET and phase.image_size:
                 assert phase.image_size % 32 == 0
@@ -299,7 +300,7 @@ def test_a_wrong_field_is_named(field):
 
 def test_phases_end_with_the_recipe():
     with pytest.raises(ValueError, match=r"end at epoch 4, the recipe has 6.*ramp\(6, "):
-        recipe(learning_rate=0.1, phases=progressive.ramp(4, 2))
+        recipe(learning_rate=0.1, phases=ramp(4, 2))
 
 
 @pytest.mark.parametrize(

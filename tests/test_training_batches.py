@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 from conftest import dense, mirrored, tiny_data
 
-from keras_effv2 import progressive, recipes
+from keras_effv2 import recipes
 from keras_effv2.data import Data, Split
+from keras_effv2.phases import Phase
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -41,11 +42,11 @@ def test_pictures_have_the_size_and_the_strengths_of_their_phase(quiet_train):
     pictures = np.broadcast_to(np.uint8(255 * labels)[:, None, None, None], (64, 8, 8, 3))
     split = Split(("black", "white"), labels, pictures.copy())
     phases = (
-        progressive.Phase(0, 1, image_size=16),
-        progressive.Phase(1, 2, image_size=24, mixup=1.0),
-        progressive.Phase(2, 3, image_size=32, cutmix=1.0),
-        progressive.Phase(3, 4, image_size=20, randaugment=30),
-        progressive.Phase(4, 5, image_size=16),
+        Phase(0, 1, image_size=16),
+        Phase(1, 2, image_size=24, mixup=1.0),
+        Phase(2, 3, image_size=32, cutmix=1.0),
+        Phase(3, 4, image_size=20, randaugment=30),
+        Phase(4, 5, image_size=16),
     )
     recipe = recipes.Recipe("tiny", "tests", 5, 32, 1e-3, phases=phases)
     quiet_train(model, Data("plain", split.class_names, split), recipe, callbacks=[note])
@@ -74,8 +75,8 @@ def test_replicas_get_their_batches_from_one_thread(replicas, threads, quiet_tra
 
 def test_batch_size_may_be_scheduled_and_the_rate_goes_with_it(quiet_train):
     phases = (
-        progressive.Phase(0, 1, image_size=32, batch_size=16),
-        progressive.Phase(1, 3, image_size=48, batch_size=8),
+        Phase(0, 1, image_size=32, batch_size=16),
+        Phase(1, 3, image_size=48, batch_size=8),
     )
     recipe = recipes.Recipe("tiny", "tests", 3, 16, 1e-3, schedule="linear", phases=phases)
     result = quiet_train(lambda: dense(4), tiny_data(), recipe)

@@ -13,6 +13,7 @@ import train_tiny
 from conftest import build_convnet, dense, mirrored, tiny_data
 
 from keras_effv2 import layers, progressive, recipes, training
+from keras_effv2.phases import Phase, phase_at, ramp
 from keras_effv2.training import checkpoints
 
 STEPS = train_tiny.STEPS
@@ -67,7 +68,7 @@ class Watch(keras.callbacks.Callback):
 @pytest.mark.parametrize("strategy", ["one", "mirrored", "fit", "fit jit"])
 def test_the_compiled_step_obeys_every_phase(strategy, quiet_train):
     """Rates are measured on what the step dropped, not read from an attribute."""
-    phases = progressive.ramp(6, 3, image_size=(16, 32), dropout=(0.1, 0.7), drop_path=(0.0, 0.5))
+    phases = ramp(6, 3, image_size=(16, 32), dropout=(0.1, 0.7), drop_path=(0.0, 0.5))
     batch, watch = 16, Watch()
     split = tiny_data(count=960).train
     if strategy.startswith("fit"):
@@ -89,7 +90,7 @@ def test_the_compiled_step_obeys_every_phase(strategy, quiet_train):
         assert result.traces == 1
         assert [row["image_size"] for row in result.history] == [16, 16, 24, 24, 32, 32]
     for epoch, (path, values, iterations) in enumerate(watch.rows):
-        phase = progressive.phase_at(phases, epoch)
+        phase = phase_at(phases, epoch)
         assert iterations == (epoch + 1) * 60
         # 5 standard deviations of the share among 960 pictures, or 960 * 256 values
         assert path == pytest.approx(phase.drop_path, abs=5 * (0.25 / 480) ** 0.5)
@@ -100,9 +101,9 @@ def test_the_compiled_step_obeys_every_phase(strategy, quiet_train):
 def test_a_rate_of_some_phases_only(quiet_train):
     """A phase that says nothing has the rate that the layer was built with."""
     phases = (
-        progressive.Phase(0, 1, image_size=16),
-        progressive.Phase(1, 2, image_size=16, dropout=0.6),
-        progressive.Phase(2, 3, image_size=16),
+        Phase(0, 1, image_size=16),
+        Phase(1, 2, image_size=16, dropout=0.6),
+        Phase(2, 3, image_size=16),
     )
     recipe = recipes.Recipe("probe", "tests", 3, 16, 1e-3, phases=phases)
     data = dataclasses.replace(tiny_data(), train=tiny_data(count=480).train, validation=None)
@@ -224,7 +225,7 @@ def test_terminated_runs_go_on_exactly(number, code, quiet_train, tmp_path):
 
 
 def test_where_nobody_looks_an_epoch_is_a_line(tmp_path, capsys):
-    phases = progressive.ramp(2, 2, image_size=(16, 24))
+    phases = ramp(2, 2, image_size=(16, 24))
     recipe = recipes.Recipe("tiny", "tests", 2, 8, 1e-3, phases=phases)
     training.train(dense(4), tiny_data(), recipe, tmp_path / "run", "one")
     first, second = capsys.readouterr().err.splitlines()

@@ -11,13 +11,14 @@ import tensorflow as tf
 import train_tiny
 from conftest import dense, mirrored, tiny_data
 
-from keras_effv2 import layers, progressive, recipes
+from keras_effv2 import layers, recipes
 from keras_effv2.data import Data, Split
+from keras_effv2.phases import Phase, ramp
 from keras_effv2.training import checkpoints
 
 
 def test_relative_attention_goes_through_the_phases(tiny_coatnet, quiet_train):
-    phases = progressive.ramp(2, 2, image_size=(32, 64), multiple_of=32)
+    phases = ramp(2, 2, image_size=(32, 64), multiple_of=32)
     recipe = recipes.Recipe("tiny", "tests", 2, 8, 1e-3, phases=phases)
     model = tiny_coatnet(classes=4, input_shape=(64, 64, 3))
     tables = [v.numpy() for v in model.trainable_variables if "relative_bias" in v.path]
@@ -31,7 +32,7 @@ def test_relative_attention_goes_through_the_phases(tiny_coatnet, quiet_train):
 def test_relative_attention_takes_multiples_of_32(
     size, eval_size, wrong, tiny_coatnet, quiet_train
 ):
-    phases = (progressive.Phase(0, 1, image_size=size),)
+    phases = (Phase(0, 1, image_size=size),)
     recipe = recipes.Recipe("tiny", "tests", 1, 8, 1e-3, phases=phases, eval_size=eval_size)
     with pytest.raises(ValueError, match=f"multiples of 32 pixels. Received .* {wrong} pixels"):
         quiet_train(tiny_coatnet(classes=4), tiny_data(), recipe)
@@ -143,7 +144,7 @@ def test_a_head_that_takes_one_size_is_trained_at_it(replicas, quiet_train):
     split = tiny_data().validation
     said = model.predict(tf.image.resize(split.pictures, (16, 16)), verbose=0).argmax(1)
     assert (said == split.labels).mean() == pytest.approx(result.history[-1]["val_accuracy"])
-    phases = (progressive.Phase(0, 2, image_size=24),)
+    phases = (Phase(0, 2, image_size=24),)
     message = "takes pictures of 16 pixels alone: .*Flatten.* 24 pixels: give 16, or pool"
     for changes in ({"phases": phases}, {"eval_size": 24}):
         with pytest.raises(ValueError, match=message):
@@ -158,7 +159,7 @@ def test_a_head_and_its_loss_fit_each_other(head, loss, quiet_train, tmp_path):
     before = layers.Pixels("128", temperature=0.5, unknown_below=0.9, thresholds=[0.5] * 4)
     x = keras.layers.GlobalAveragePooling2D()(before(inputs))
     model = keras.Model(inputs, keras.layers.Dense(4, activation=head)(x))
-    phases = (progressive.Phase(0, 1, image_size=32),)
+    phases = (Phase(0, 1, image_size=32),)
     recipe = recipes.Recipe("tiny", "tests", 1, 8, 1e-2, loss=loss, phases=phases)
     if head not in (None, loss):
         with pytest.raises(ValueError, match=f"ends in a {head}, .* {loss} .*loss='{head}'"):

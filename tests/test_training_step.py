@@ -11,7 +11,8 @@ import train_tiny
 from conftest import build_convnet, dense, mirrored, tiny_data
 from sklearn.utils.class_weight import compute_class_weight
 
-from keras_effv2 import layers, progressive, recipes, training
+from keras_effv2 import layers, recipes, training
+from keras_effv2.phases import Phase
 from keras_effv2.training import checkpoints
 
 STEPS = train_tiny.STEPS
@@ -76,7 +77,7 @@ class Trail(keras.callbacks.Callback):
 @pytest.mark.parametrize("replicas, accumulate", [(1, 1), (2, 1), (1, 4), (2, 2)])
 def test_steps_are_written_out(replicas, accumulate, precision, clip, tolerance, quiet_train):
     """Against NumPy: Nesterov's momentum on gradients of cross-entropy, clipped or scaled."""
-    phase = progressive.Phase(0, 1, image_size=16)
+    phase = Phase(0, 1, image_size=16)
     recipe = recipes.Recipe("sgd", "tests", 1, 8, 0.5, optimizer="sgd", schedule="constant")
     recipe = dataclasses.replace(recipe, clip=clip, precision=precision, phases=(phase,))
     recipe = dataclasses.replace(recipe, accumulate=accumulate)
@@ -116,7 +117,7 @@ def test_every_part_of_a_batch_has_statistics_of_its_own(replicas, quiet_train):
         x = keras.layers.Dropout(0.5)(keras.layers.Flatten()(x))
         return keras.Model(images, keras.layers.Dense(4)(x))
 
-    phase = progressive.Phase(0, 1, image_size=16)
+    phase = Phase(0, 1, image_size=16)
     recipe = recipes.Recipe("sgd", "tests", 1, 48, 0.0, optimizer="sgd", accumulate=3)
     recipe = dataclasses.replace(recipe, phases=(phase,))
     strategy = "one" if replicas == 1 else mirrored(replicas)

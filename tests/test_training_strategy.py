@@ -18,7 +18,8 @@ import tensorflow as tf
 import train_tiny
 from conftest import build_convnet, mirrored, tiny_data
 
-from keras_effv2 import layers, progressive, recipes, training
+from keras_effv2 import layers, recipes, training
+from keras_effv2.phases import ramp
 from keras_effv2.training import batches, checkpoints, strategy
 
 # float32 sums in another order, over 12 steps; Keras' per-replica clipping is off by 4e-3
@@ -200,7 +201,7 @@ def test_every_picture_is_evaluated_once(replicas, quiet_train):
 
 def test_tpu_code_as_far_as_a_cpu_goes(monkeypatch, quiet_train, tmp_path):
     """Static batches, one trace an image size, many steps a call, a step that XLA compiles."""
-    phases = progressive.ramp(2, 2, image_size=(32, 48))
+    phases = ramp(2, 2, image_size=(32, 48))
     recipe = dataclasses.replace(train_tiny.PLAINEST, phases=phases)
     expected = quiet_train(build_convnet, tiny_data(), recipe)
     for module in (batches, strategy):

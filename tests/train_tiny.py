@@ -13,8 +13,9 @@ import keras
 from absl import app, flags
 from conftest import build_convnet, mirrored, tiny_data, tiny_efficientnet_row
 
-from keras_effv2 import progressive, recipes, training
+from keras_effv2 import recipes, training
 from keras_effv2.models import efficientnet_v2
+from keras_effv2.phases import ramp
 
 DIE = flags.DEFINE_string("die", "", "When to die and of which signal.")
 ROOM = flags.DEFINE_integer("room", 0, "Bytes of the largest file that may be written.")
@@ -22,7 +23,7 @@ STRATEGY = flags.DEFINE_string("strategy", "one", "Name of a strategy; pair is o
 PLAIN = flags.DEFINE_bool("plain", False, "Without any randomness but the order.")
 STORM = flags.DEFINE_bool("storm", False, "Several steps a call, batches that grow, patience.")
 
-PHASES = progressive.ramp(
+PHASES = ramp(
     4, 2, image_size=(32, 48), dropout=(0.1, 0.4), drop_path=(0.0, 0.2), randaugment=(2, 8)
 )
 PROGRESSIVE = recipes.Recipe(
@@ -30,7 +31,7 @@ PROGRESSIVE = recipes.Recipe(
 )
 STORMY = dataclasses.replace(
     PROGRESSIVE,
-    phases=progressive.ramp(4, 2, image_size=(32, 48), dropout=(0.1, 0.4), batch_size=(8, 16)),
+    phases=ramp(4, 2, image_size=(32, 48), dropout=(0.1, 0.4), batch_size=(8, 16)),
     patience=3,
     checkpoint_steps=5,
 )

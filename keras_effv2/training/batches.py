@@ -4,7 +4,8 @@ import concurrent.futures
 
 import tensorflow as tf
 
-from keras_effv2 import progressive, recipes
+from keras_effv2 import recipes
+from keras_effv2.phases import phase_at
 from keras_effv2.training.strategy import is_late, is_tpu
 
 
@@ -49,7 +50,7 @@ class Batches:
         return iterator
 
     def _made(self, epoch, skip):
-        phase = progressive.phase_at(self.phases, epoch)
+        phase = phase_at(self.phases, epoch)
         settings = recipes.augment_of(self.recipe, phase)
 
         def batches(context):

@@ -13,6 +13,7 @@ from keras_effv2 import files, layers, progressive
 from keras_effv2.arguments import check_kind, check_number
 from keras_effv2.data import Data, Split
 from keras_effv2.data.split import check_data
+from keras_effv2.phases import phase_at
 from keras_effv2.recipes import Recipe
 from keras_effv2.training import checkpoints, precision, records, state
 from keras_effv2.training.callbacks import Log, check_callbacks, numbers
@@ -159,7 +160,7 @@ def _epochs(run, step, callbacks, rollback, shown):
 def _epoch(run, step, batches, log, signals, shown):
     """One epoch, or what is left of it: its steps, its evaluation, its row."""
     progress = run.progress
-    phase = progressive.phase_at(run.phases, progress.epoch)
+    phase = phase_at(run.phases, progress.epoch)
     progressive.deliver(run.model, phase)
     steps = run.data.train.steps(phase.batch_size)
     log.begin_epoch(progress.epoch, steps)

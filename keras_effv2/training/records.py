@@ -15,8 +15,9 @@ from absl import logging
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from keras_effv2 import errors, files, progressive, stores
+from keras_effv2 import errors, files, stores
 from keras_effv2.data import resolved
+from keras_effv2.phases import STRENGTHS, phase_at, strengths
 from keras_effv2.training.state import as_json
 
 
@@ -35,7 +36,7 @@ def row(progress, phase, learning_rate, images, seconds):
         "steps": progress.step,
         "image_size": phase.image_size,
         "batch_size": phase.batch_size,
-        **progressive.strengths(phase),
+        **strengths(phase),
         "learning_rate": learning_rate,
         **progress.means(),
         "seconds": seconds,
@@ -54,15 +55,15 @@ def line(row, epochs):
 
 def bar(progress, phases, steps, shown):
     """A progress bar of an epoch on stderr; none if it is not to be shown or nobody looks."""
-    phase = progressive.phase_at(phases, progress.epoch)
-    strengths = progressive.strengths(phase).items()
-    strengths = " ".join(f"{name} {value:.3g}" for name, value in strengths if value is not None)
+    phase = phase_at(phases, progress.epoch)
+    own = strengths(phase).items()
+    own = " ".join(f"{name} {value:.3g}" for name, value in own if value is not None)
     return tqdm.tqdm(
         total=steps,
         initial=progress.epoch_step,
         desc=(
             f"phase {phases.index(phase) + 1}/{len(phases)} "
-            f"epoch {progress.epoch + 1}/{phases[-1].stop_epoch} {phase.image_size} px {strengths}"
+            f"epoch {progress.epoch + 1}/{phases[-1].stop_epoch} {phase.image_size} px {own}"
         ),
         unit="step",
         file=sys.stderr,
@@ -210,7 +211,7 @@ def _drawn(history):
     bottom.set_xlabel("epoch")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     rates = bottom.twinx()
-    for name in progressive.STRENGTHS:
+    for name in STRENGTHS:
         values = [row[name] for row in history]
         top_value = max((value or 0 for value in values), default=0)
         if top_value:
@@ -230,8 +231,8 @@ def phases_table(history):
     Args:
         history: Rows as in `Result.history`.
     """
-    keys = ("image_size", "batch_size", *progressive.STRENGTHS)
-    used = [key for key in progressive.STRENGTHS if any(row[key] for row in history)]
+    keys = ("image_size", "batch_size", *STRENGTHS)
+    used = [key for key in STRENGTHS if any(row[key] for row in history)]
     titles = [*used, "seconds", "images/s", "training", "validation"]
     lines = [f"{'epochs':>9} {'pixels':>6} " + " ".join(f"{title:>11}" for title in titles)]
     for _, rows in itertools.groupby(history, key=lambda row: [row[key] for key in keys]):
