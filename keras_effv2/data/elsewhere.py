@@ -34,7 +34,7 @@ def load_keras(name, validation, seed):
     try:
         (pictures, labels), test = getattr(keras.datasets, name).load_data()
     except Exception as error:  # of the network, or of a cache that another program left
-        raise OSError(f"keras:{name} could not be fetched: {error}.") from error
+        raise OSError(f"keras:{name} could not be fetched: {errors.first_line(error)}.") from error
     train = Split(KERAS[name], labels.reshape(-1), pictures)
     test = Split(KERAS[name], test[1].reshape(-1), test[0])
     if not validation:

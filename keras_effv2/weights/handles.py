@@ -14,7 +14,7 @@ import os
 import pathlib
 import re
 
-from keras_effv2 import needs
+from keras_effv2 import errors, needs
 from keras_effv2.stores import is_address
 from keras_effv2.weights.download import home, is_offline
 
@@ -200,7 +200,7 @@ def _fetched(handle, fetch):
     except ImportError:
         raise
     except Exception as error:  # whatever the resolver of the day raises
-        raise OSError(f"{handle} could not be fetched: {error}.") from error
+        raise OSError(f"{handle} could not be fetched: {errors.first_line(error)}.") from error
 
 
 def _fetch_kaggle(handle):

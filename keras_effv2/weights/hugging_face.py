@@ -5,7 +5,7 @@ import pathlib
 
 from absl import logging
 
-from keras_effv2 import needs
+from keras_effv2 import errors, needs
 from keras_effv2.files import digest, locked, write_whole
 from keras_effv2.weights.download import home, is_offline, mirror
 
@@ -47,10 +47,9 @@ def fetch(repository: str) -> pathlib.Path:
                 if is_offline()
                 else "check the network, set KERAS_EFFV2_MIRROR"
             )
-            reason = str(error).strip().split("\n")[0]
             raise OSError(
                 f"{FILE} of {repository} could not be fetched: {offline}, or give the path of a "
-                f"file you have ({type(error).__name__}: {reason})."
+                f"file you have ({type(error).__name__}: {errors.first_line(error)})."
             ) from error
         _check(pathlib.Path(path), pin, repository)
     return pathlib.Path(path)
