@@ -103,12 +103,9 @@ class Space:
 
     def rows(self, values):
         """The rows of a network, from the values of all parameters; stages of 0 layers left out."""
+        keys = ("block", "layers", "kernel", "expansion")
         rows = tuple(
-            self._stage(
-                i,
-                *(values[f"stage{i + 1}_{key}"] for key in ("block", "layers", "kernel")),
-                values[f"stage{i + 1}_expansion"],
-            )
+            self._stage(i, *(values[f"stage{i + 1}_{key}"] for key in keys))
             for i in range(len(self.layers))
         )
         return tuple(row for row in rows if row.repeats)

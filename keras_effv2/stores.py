@@ -116,8 +116,11 @@ class Stored:
 
     def unlink(self, missing_ok=False):
         """Removes a file."""
-        with contextlib.suppress(*(FileNotFoundError,) * missing_ok):
+        try:
             self._ask("remove")
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
 
     def remove_tree(self):
         """Removes a folder and what is in it, if it is there."""

@@ -121,7 +121,7 @@ def _features(examples, settings):
     keys = []
     for what, usual in (("image", _IMAGES), ("label", _LABELS)):
         key = settings.get(what) or next((key for key in usual if key in found), None)
-        if key not in found and what == "image" or key is None:
+        if key is None or (what == "image" and key not in found):  # a label may be missing in one
             raise ValueError(
                 f"A record of {examples.files[0]} has the features {', '.join(sorted(found))}. Say "
                 "which are the picture and its class: tfrecord:PATH?image=FEATURE&label=FEATURE."

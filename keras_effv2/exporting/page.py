@@ -25,16 +25,16 @@ def page(workdir, model, names, place, licence):
         path = workdir / f"{file}.json"
         run[file] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     data = _nameless(run["summary"].get("data") or "pictures of my own")
+    history = "![accuracy and image size, epoch by epoch](history.png)"
     sections = [
         _head(run, model, place, data),
         _use(place),
         _results(run["evaluation"]),
         _training(run, data),
+        history if "history.png" in names else "",
         _limits(run, model),
         _files(names),
     ]
-    if "history.png" in names:
-        sections.insert(4, "![accuracy and image size, epoch by epoch](history.png)")
     body = "\n\n".join(filter(None, sections))
     return f"---\n{_metadata(run, place, data, licence)}\n---\n\n{body}\n"
 
