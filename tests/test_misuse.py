@@ -147,7 +147,10 @@ ROWS = [
     ('kev.finetune("b0", data, "w", time_limit=20)', "`time_limit` is a time such as '90s'"),
     ('kev.finetune("b0", data, "w", precision="double")', "`precision` of a recipe is one of"),
     ('kev.freeze("b0", "batch_norm")', "`model` is a keras.Model. Received: str 'b0'."),
-    ('kev.freeze(model, "some")', "`policy` is one of"),
+    (
+        'kev.freeze(model, "some")',
+        "`policy` is one of none, batch_norm, backbone. Received: 'some'.",
+    ),
     # evaluation
     ('kev.evaluate("m.keras", data)', "`model` is a keras.Model. Received: str 'm.keras'."),
     ('kev.evaluate(model, "digits")', "`data` is what keras_effv2.data.load(...) gives."),

@@ -54,7 +54,7 @@ def columns_of(name, features, image_kind, label_kind):
     Raises:
         ValueError: If the set has not both.
     """
-    image = next((key for key, kind in features.items() if isinstance(kind, image_kind)), None)
+    image = next((key for key, x in features.items() if isinstance(x, image_kind)), None)
     for key, feature in features.items():
         inner = getattr(feature, "feature", feature)  # of a sequence: several labels a picture
         if image is not None and isinstance(inner, label_kind):
