@@ -6,14 +6,11 @@ import keras
 
 from keras_effv2.arguments import check_kind
 
+_RATE = "the recipe says the learning rate of every step: set its `learning_rate` and `schedule`"
 REFUSED = {
     keras.callbacks.BackupAndRestore: "the run's own checkpoints resume it, to the same bits",
-    keras.callbacks.LearningRateScheduler: (
-        "the recipe says the learning rate of every step: set its `learning_rate` and `schedule`"
-    ),
-    keras.callbacks.ReduceLROnPlateau: (
-        "the recipe says the learning rate of every step: set its `learning_rate` and `schedule`"
-    ),
+    keras.callbacks.LearningRateScheduler: _RATE,
+    keras.callbacks.ReduceLROnPlateau: _RATE,
     keras.callbacks.SwapEMAWeights: "the recipe averages the weights: set its `ema`",
 }
 

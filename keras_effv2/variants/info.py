@@ -137,33 +137,39 @@ def _halve(side, stride):
     return math.ceil(side / stride)
 
 
+def _blocks(stages, height, width):
+    """Of every block behind the stem its stage, positions of its input, height and width after it."""
+    h, w = _halve(height, 2), _halve(width, 2)
+    for stage in stages:
+        for r in range(stage.repeats):
+            before, stride = h * w, stage.stride if r == 0 else 1
+            h, w = _halve(h, stride), _halve(w, stride)
+            yield stage, before, h, w
+
+
 def _efficientnet(tally, variant, height, width, classes):
     h, w = _halve(height, 2), _halve(width, 2)
     tally.conv(3, variant.stem, 3, h * w, before=height * width)
     tally.batch_norm(variant.stem, h * w)
     source = variant.stem
-    for stage in variant.stages:
-        for r in range(stage.repeats):
-            stride = stage.stride if r == 0 else 1
-            before = h * w
-            h, w = _halve(h, stride), _halve(w, stride)
-            inner = source * stage.expansion
-            if stage.block == "fused" and stage.expansion == 1:
-                tally.conv(source, stage.channels, stage.kernel, h * w, before=before)
-            elif stage.block == "fused":
-                tally.conv(source, inner, stage.kernel, h * w, before=before)
-                tally.batch_norm(inner, h * w)
-                tally.conv(inner, stage.channels, 1, h * w)
-            else:
-                if stage.expansion != 1:
-                    tally.conv(source, inner, 1, before)
-                    tally.batch_norm(inner, before)
-                tally.depthwise(inner, stage.kernel, h * w, inner * before)
-                tally.batch_norm(inner, h * w)
-                tally.squeeze_excite(inner, max(1, source // 4))
-                tally.conv(inner, stage.channels, 1, h * w)
-            tally.batch_norm(stage.channels, h * w)
-            source = stage.channels
+    for stage, before, h, w in _blocks(variant.stages, height, width):
+        inner = source * stage.expansion
+        if stage.block == "fused" and stage.expansion == 1:
+            tally.conv(source, stage.channels, stage.kernel, h * w, before=before)
+        elif stage.block == "fused":
+            tally.conv(source, inner, stage.kernel, h * w, before=before)
+            tally.batch_norm(inner, h * w)
+            tally.conv(inner, stage.channels, 1, h * w)
+        else:
+            if stage.expansion != 1:
+                tally.conv(source, inner, 1, before)
+                tally.batch_norm(inner, before)
+            tally.depthwise(inner, stage.kernel, h * w, inner * before)
+            tally.batch_norm(inner, h * w)
+            tally.squeeze_excite(inner, max(1, source // 4))
+            tally.conv(inner, stage.channels, 1, h * w)
+        tally.batch_norm(stage.channels, h * w)
+        source = stage.channels
     tally.conv(source, variant.top, 1, h * w)
     tally.batch_norm(variant.top, h * w)
     tally.conv(variant.top, classes, 1, 1, bias=True)
@@ -176,29 +182,24 @@ def _coatnet(tally, variant, height, width, classes):
     tally.gelu(variant.stem, h * w)
     tally.conv(variant.stem, variant.stem, 3, h * w, bias=True)
     source = variant.stem
-    for stage in variant.stages:
-        target = stage.channels
-        for r in range(stage.repeats):
-            stride = stage.stride if r == 0 else 1
-            before = h * w
-            h, w = _halve(h, stride), _halve(w, stride)
-            n = h * w
-            if source != target:
-                tally.conv(source, target, 1, n, bias=True)
-            if stage.block == "mbconv":
-                inner, between = 4 * target, n if variant.stride_at == "expand" else before
-                tally.batch_norm(source, before)
-                tally.conv(source, inner, 1, between, before=before)
-                tally.batch_norm(inner, between)
-                tally.gelu(inner, between)
-                tally.depthwise(inner, 3, n, inner * between)
-                tally.batch_norm(inner, n)
-                tally.gelu(inner, n)
-                tally.squeeze_excite(inner, target // 4)
-                tally.conv(inner, target, 1, n, bias=True)
-            else:
-                _transformer(tally, source, target, h, w, variant.head_size, before)
-            source = target
+    for stage, before, h, w in _blocks(variant.stages, height, width):
+        target, n = stage.channels, h * w
+        if source != target:
+            tally.conv(source, target, 1, n, bias=True)
+        if stage.block == "mbconv":
+            inner, between = 4 * target, n if variant.stride_at == "expand" else before
+            tally.batch_norm(source, before)
+            tally.conv(source, inner, 1, between, before=before)
+            tally.batch_norm(inner, between)
+            tally.gelu(inner, between)
+            tally.depthwise(inner, 3, n, inner * between)
+            tally.batch_norm(inner, n)
+            tally.gelu(inner, n)
+            tally.squeeze_excite(inner, target // 4)
+            tally.conv(inner, target, 1, n, bias=True)
+        else:
+            _transformer(tally, source, target, h, w, variant.head_size, before)
+        source = target
     _hidden_head(tally, source, variant.hidden, classes)
 
 
@@ -244,37 +245,32 @@ def _coatnet_rw(tally, variant, height, width, classes):
     tally.conv(variant.stem // 2, variant.stem, 3, h * w)
     norm = tally.batch_norm if variant.norm == "batch" else tally.layer_norm
     source = variant.stem
-    for stage in variant.stages:
-        target, transforms = stage.channels, stage.block == "transformer"
+    for stage, before, h, w in _blocks(variant.stages, height, width):
+        target, n, transforms = stage.channels, h * w, stage.block == "transformer"
         bias = variant.biases == "all" or (transforms and variant.biases == "transformer")
-        for r in range(stage.repeats):
-            before = h * w
-            if r == 0:
-                h, w = _halve(h, stage.stride), _halve(w, stage.stride)
-            n = h * w
-            if source != target:
-                tally.conv(source, target, 1, n, bias=bias)
-            if stage.block == "mbconv":
-                inner, between = 4 * source, n if variant.stride_at == "pool" else before
-                tally.batch_norm(source, before)
-                tally.conv(source, inner, 1, between)
-                tally.batch_norm(inner, between)
-                tally.depthwise(inner, 3, n, inner * between)
-                tally.batch_norm(inner, n)
-                tally.squeeze_excite(inner, source)
-                tally.conv(inner, target, 1, n, bias=bias)
-            elif transforms:
-                norm(source, before)
-                tally.conv(source, 3 * source, 1, n, bias=True)
-                tally.attend(source, coatnet_rw.HEAD_SIZE, h, w)
-                tally.conv(source, target, 1, n, bias=True)
-            else:
-                tally.depthwise(target, 7, n, source * before)
-                tally.trainable += target  # its bias
-            if stage.block != "mbconv":
-                norm(target, n)
-                _ffn(tally, target, n)
-            source = target
+        if source != target:
+            tally.conv(source, target, 1, n, bias=bias)
+        if stage.block == "mbconv":
+            inner, between = 4 * source, n if variant.stride_at == "pool" else before
+            tally.batch_norm(source, before)
+            tally.conv(source, inner, 1, between)
+            tally.batch_norm(inner, between)
+            tally.depthwise(inner, 3, n, inner * between)
+            tally.batch_norm(inner, n)
+            tally.squeeze_excite(inner, source)
+            tally.conv(inner, target, 1, n, bias=bias)
+        elif transforms:
+            norm(source, before)
+            tally.conv(source, 3 * source, 1, n, bias=True)
+            tally.attend(source, coatnet_rw.HEAD_SIZE, h, w)
+            tally.conv(source, target, 1, n, bias=True)
+        else:
+            tally.depthwise(target, 7, n, source * before)
+            tally.trainable += target  # its bias
+        if stage.block != "mbconv":
+            norm(target, n)
+            _ffn(tally, target, n)
+        source = target
     norm(source, h * w)
     tally.conv(source, classes, 1, 1, bias=True)
 
