@@ -76,6 +76,7 @@ class ProgressiveLearning(keras.callbacks.Callback):
 
     Example:
 
+    >>> from keras_effv2 import ramp
     >>> pl = ProgressiveLearning(ramp(2, 2, image_size=(32, 64), dropout=(0.1, 0.3)))
     >>> pl.epochs
     2
