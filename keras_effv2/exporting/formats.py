@@ -93,8 +93,8 @@ def export(
         if quantize == "int8" and report.top1_agreement < min_agreement and not force:
             raise ValueError(
                 f"The int8 export keeps the best class of {report.top1_agreement:.1%} of the "
-                f"images, wanted {min_agreement:.0%}; it was not written. Give more and typical "
-                "`images`, use float16, or pass force=True."
+                f"images, wanted {min_agreement:.0%}; it was not written. Give `images` of "
+                "what the model's classes show, use float16, or pass force=True."
             )
         text = json.dumps(dataclasses.asdict(report), indent=1)
         if target.is_dir():
