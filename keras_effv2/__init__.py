@@ -13,7 +13,7 @@ _attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name):
-    with needs.naming(f"keras_effv2.{name}"):
+    with needs.naming(f"keras_effv2.{name}", needs.OTHER_BACKEND):
         return _attribute(name)
 
 

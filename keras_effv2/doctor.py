@@ -12,7 +12,7 @@ import urllib.request
 
 from packaging.requirements import Requirement
 
-from keras_effv2 import processor, weights
+from keras_effv2 import needs, processor, weights
 from keras_effv2.weights.download import mirror
 
 EXTRAS = ("train", "hub", "data", "export", "search")  # what users install beyond the package
@@ -45,7 +45,7 @@ def examine(online=False):
     >>> examine()[0].name
     'python'
     """
-    checks = [_python(), *_packages(), _devices(), _processor(), _memory(), _cache(), _folder()]
+    checks = [_python(), *_packages(), _backend(), _devices(), _processor(), _memory(), _cache(), _folder()]
     if not online:
         checks.append(Check("network", True, "not tried; --online tries weights and TF Hub"))
     elif weights.is_offline():
@@ -100,6 +100,15 @@ def _package(wanted, extra):
         return Check(wanted.name, bool(extra), "not installed", advice or f"pip install '{asked}'")
     ok = wanted.specifier.contains(found, prereleases=True)
     return Check(wanted.name, ok, found, "" if ok else f"pip install -U '{asked}'")
+
+
+def _backend():
+    try:
+        with needs.naming("Keras", needs.OTHER_BACKEND):
+            import keras
+    except ImportError as error:
+        return Check("backend", False, str(error))
+    return Check("backend", True, keras.backend.backend())
 
 
 def _devices():

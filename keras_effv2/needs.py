@@ -1,7 +1,6 @@
 """What the package can do without until it is asked for it, and the command that brings it."""
 
 import contextlib
-import sys
 
 # library, and the extra of pyproject.toml that installs it
 EXTRAS = {
@@ -10,6 +9,7 @@ EXTRAS = {
     "scipy": "train",
     "sklearn": "train",
     "tensorboard": "train",
+    "jax": "jax",
     "huggingface_hub": "hub",
     "kagglehub": "hub",
     "pkg_resources": "hub",  # what tensorflow_hub takes from setuptools
@@ -28,6 +28,8 @@ EXTRAS = {
     "optuna": "search",
     "sqlalchemy": "search",
 }
+
+OTHER_BACKEND = "or set KERAS_BACKEND to a backend that is installed"
 
 
 @contextlib.contextmanager
@@ -56,8 +58,5 @@ def naming(what, instead="", extra=None):
         library = (error.name or "").partition(".")[0]
         if library not in EXTRAS:
             raise
-        if extra is None and library == "tensorflow" and "keras.models" not in sys.modules:
-            # Keras is being imported and has nothing to compute with
-            extra, instead = "tensorflow", "or set KERAS_BACKEND to jax or torch where one is"
         text = f"{what} needs {library}: pip install 'keras_effv2[{extra or EXTRAS[library]}]'"
         raise ImportError(f"{text}{', ' if instead else ''}{instead}.", name=library) from None

@@ -38,6 +38,7 @@ class _Watch(importlib.abc.MetaPathFinder):
 
     def __init__(self):
         self._begun = 0
+        self._keras_is_there = False
 
     def find_spec(self, name, path=None, target=None):
         if name != "keras" and not name.startswith("keras_effv2."):
@@ -53,8 +54,9 @@ class _Watch(importlib.abc.MetaPathFinder):
         self._begun += 1
         try:
             execute(module)
+            self._keras_is_there |= module.__name__ == "keras"  # not where it found no backend
         finally:
             self._begun -= 1
-            if not self._begun and "keras" in sys.modules and self in sys.meta_path:
+            if not self._begun and self._keras_is_there and self in sys.meta_path:
                 sys.meta_path.remove(self)
                 register()

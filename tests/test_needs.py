@@ -55,12 +55,12 @@ for name in kev.__all__:
     try:
         getattr(kev, name)
     except ImportError as error:
-        assert re.fullmatch(r"[\\w. ]+ needs (\\w+): pip install 'keras_effv2\\[train\\]'\\.", str(error)), error
+        assert re.fullmatch(r"[\\w. -]+ needs (\\w+): pip install 'keras_effv2\\[train\\]'\\.", str(error)), error
         missing.add(name)
 wanted = {"HubLayer", "augment", "data", "evaluate", "export", "export_hub", "finetune", "freeze",
           "gradcam", "layouts", "publish", "search", "train", "unseen"}
 assert missing == wanted, missing ^ wanted
-for room in ("data", "training", "evaluation", "exporting", "hub", "augment", "rematerialization"):
+for room in ("data", "training", "finetuning", "evaluation", "exporting", "hub", "augment", "rematerialization"):
     try:
         __import__(f"keras_effv2.{room}")
     except ImportError as error:
@@ -93,14 +93,45 @@ def test_what_is_necessary_is_enough():
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_keras_without_a_backend_is_told_what_to_do():
-    code = "import sys; sys.modules['tensorflow'] = None; import keras_effv2 as kev; kev.EfficientNetV2B0"
-    environment = {"KERAS_BACKEND": "tensorflow", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
-    assert done.stderr.decode().splitlines()[-1] == (
-        "ImportError: keras_effv2.EfficientNetV2B0 needs tensorflow: pip install "
-        "'keras_effv2[tensorflow]', or set KERAS_BACKEND to jax or torch where one is."
-    )
+@pytest.mark.parametrize(
+    "backend, extra, code, what",
+    [
+        ("tensorflow", "train", "kev.EfficientNetV2B0", "keras_effv2.EfficientNetV2B0"),
+        ("jax", "jax", "kev.EfficientNetV2B0", "keras_effv2.EfficientNetV2B0"),
+        ("tensorflow", "train", "print(doctor._backend()); raise SystemExit", "Keras"),
+    ],
+)
+def test_keras_without_a_backend_is_told_what_to_do(backend, extra, code, what):
+    done = without_backends(backend, code)
+    said = done.stderr.splitlines()[-1] if done.stderr else done.stdout
+    assert (
+        f"{what} needs {backend}: pip install 'keras_effv2[{extra}]', or set KERAS_BACKEND to a "
+        "backend that is installed."
+    ) in said
+
+
+@pytest.mark.parametrize(
+    "code, said",
+    [
+        ("import keras", "ModuleNotFoundError: "),  # Keras' own word
+        ("kev.data", "ImportError: Data needs tensorflow: pip install 'keras_effv2[train]'."),
+        (
+            "sys.exit(cli.main(['benchmark', '--model=b0']))",
+            "effv2 benchmark: This command needs tensorflow: pip install 'keras_effv2[train]'.",
+        ),
+    ],
+)
+def test_what_needs_tensorflow_offers_no_other_backend(code, said):
+    assert without_backends("tensorflow", code).stderr.splitlines()[-1].startswith(said)
+
+
+def without_backends(name, code):
+    """A process in which Keras wants a backend and none can be imported."""
+    hidden = "import sys; sys.modules |= dict.fromkeys(('jax', 'tensorflow')); "
+    imports = "import keras_effv2 as kev; from keras_effv2 import cli, doctor; "
+    environment = {"KERAS_BACKEND": name, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", hidden + imports + code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 def test_every_library_has_its_extra():

@@ -6,9 +6,12 @@ solved on them, in seconds. Then everything trains, gently, from a head that alr
 Batch statistics stay those of ImageNet: a few hundred pictures estimate them worse.
 """
 
-from keras_effv2.finetuning.finetune import finetune
-from keras_effv2.finetuning.freezing import POLICIES, freeze
-from keras_effv2.finetuning.head import fit_head
-from keras_effv2.finetuning.planning import estimate, plan
+from keras_effv2 import needs
+
+with needs.naming("Fine-tuning"):
+    from keras_effv2.finetuning.finetune import finetune
+    from keras_effv2.finetuning.freezing import POLICIES, freeze
+    from keras_effv2.finetuning.head import fit_head
+    from keras_effv2.finetuning.planning import estimate, plan
 
 __all__ = ["POLICIES", "estimate", "finetune", "fit_head", "freeze", "plan"]
