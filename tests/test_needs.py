@@ -98,7 +98,7 @@ def test_what_is_necessary_is_enough():
     [
         ("tensorflow", "train", "kev.EfficientNetV2B0", "keras_effv2.EfficientNetV2B0"),
         ("jax", "jax", "kev.EfficientNetV2B0", "keras_effv2.EfficientNetV2B0"),
-        ("tensorflow", "train", "print(doctor._backend()); raise SystemExit", "Keras"),
+        ("tensorflow", "train", "print(doctor._backend())", "Keras"),
     ],
 )
 def test_keras_without_a_backend_is_told_what_to_do(backend, extra, code, what):

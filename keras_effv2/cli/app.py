@@ -112,7 +112,7 @@ def _run(name, command, values, rest):
                 f"{positional[0]!r} belongs to no flag; write --flag=value, and --noflag for no"
             )
         processor.prefer_onednn()
-        with quiet.own_lines(values.verbosity), needs.naming("This command", extra="train"):
+        with quiet.own_lines(values.verbosity), needs.naming("This command"):
             if "model" in values and values.model.endswith(".json"):
                 variants.find(values.model)  # the file of a row says what is wrong with it
             return command.run(values, positional) or DONE
