@@ -133,6 +133,7 @@ ROWS = [
     ("search --data=digits --workdir=w --space=huge", 2, "there is no space 'huge'; spaces: tiny,"),
     ("search --data=digits --workdir=w --space=no.json", 1, "There is no file no.json of a space"),
     ("search --data=digits --workdir=w --recipe.epochs=0", 2, "`epochs` of a recipe is in [1, "),
+    ("search --data=digits --workdir=w --recipe.seed=5", 2, "--seed=5 in place of --recipe.seed"),
     ("search --data=digits --workdir=w --max_macs=nan", 2, "nan is not a finite number"),
     (
         "finetune --model=auto --data=digits --workdir=w",

@@ -50,6 +50,10 @@ def run(values, _):
         raise flags.UsageError(f"there is no space {values.space!r}; {known}")
     chosen = space.find(values.space)
     recipe = settings.recipe(values.recipe, values.recipe_field, "EfficientNetV2B0")
+    if recipe.seed not in (0, values.seed):
+        raise flags.UsageError(
+            f"a search has one seed: give --seed={recipe.seed} in place of --recipe.seed"
+        )
     if not values["recipe"].present and values.space == "tiny" and not values.recipe_field:
         recipe = None  # three epochs
     flags.check_data(values)
