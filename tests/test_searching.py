@@ -110,6 +110,9 @@ def test_the_conclusion_is_of_the_last_comparison_alone():
     worse = analysis.conclusion("b", "w", final, [row(0, 0.9)])
     assert worse.startswith("The search found nothing better than the baseline")
     assert "no accuracy to quote" in analysis.conclusion("w", "b", [], [row(0, 0.9)])
+    killed = [{**row(0, 0.0, reason="killed 3 times"), "name": name} for name in "wb"]
+    text = analysis.conclusion("w", "b", [*final, *killed], trials)
+    assert "51.0%" in text and "40.5%" in text and "2 of the 6 trainings" in text
 
 
 # --------------------------------------------------------------------------------------- drawing
@@ -276,3 +279,32 @@ def test_a_torn_record_counts_as_absent(tmp_path):
     (tmp_path / "result.json").write_text(text[: len(text) // 2])
     assert records.read(tmp_path / "result.json") is None
     assert records.read(tmp_path / "absent.json") is None
+
+
+def test_what_others_put_beside_the_trials_is_none(tmp_path):
+    """A file of the Finder's, records that somebody edited."""
+    for name, begun in (("good", {"number": 3, "values": {}}), ("other", {}), ("list", [])):
+        (tmp_path / "trials" / name).mkdir(parents=True)
+        records.write(tmp_path / "trials" / name / "trial.json", begun)
+    (tmp_path / "trials" / ".DS_Store").touch()
+    folder = tmp_path / "trials" / "good"
+    assert records.begun(tmp_path) == [(folder, {"number": 3, "values": {}})]
+    whole = {
+        **row(3, 0.5),
+        **dict.fromkeys(("trainable_parameters", "macs", "epochs", "seconds"), 1),
+    }
+    for content in ({}, [], {k: v for k, v in whole.items() if k != "reward"}):
+        records.write(folder / "result.json", content)
+        assert records.result(folder) is None and records.results(tmp_path) == []
+    records.write(folder / "result.json", whole)
+    assert records.results(tmp_path) == [whole]
+
+
+@pytest.mark.parametrize("left", [None, "{", "[]"])
+def test_results_without_the_settings_they_were_made_by(left, tmp_path):
+    (tmp_path / "baseline").mkdir()
+    records.write(tmp_path / "baseline" / "result.json", {})
+    if left:
+        (tmp_path / "search.json").write_text(left)
+    with pytest.raises(ValueError, match="holds trainings, but no whole search.json"):
+        records.check_same(tmp_path / "search.json", {"seed": 1}, "another search")

@@ -5,6 +5,8 @@ import json
 import os
 import pathlib
 import random
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +17,11 @@ from conftest import tiny_data
 from test_searching import RECIPE, small_space
 
 import keras_effv2 as kev
-from keras_effv2 import searching
-from keras_effv2.searching import records
+from keras_effv2 import recipes, searching
+from keras_effv2.cli import app
+from keras_effv2.searching import records, report
+from keras_effv2.searching.runner import _given_up
+from keras_effv2.space import SPACES
 
 SETTINGS = {"trials": 2, "sampler": "random", "confirm": 0, "final_epochs": 0, "step_time": "macs"}
 
@@ -89,6 +94,59 @@ def test_again_with_damage_only_the_damaged_is_done_again(done):
     for old, new in zip(result.trials, again.trials, strict=True):
         assert {key: old[key] for key in same} == {key: new[key] for key in same}
     assert again.best == result.best
+
+
+def test_a_trial_whose_folder_is_removed_is_drawn_again(done):
+    workdir, result = done
+    first = next(row["name"] for row in result.trials if row["number"] == 0)
+    shutil.rmtree(workdir / "trials" / first)
+    assert {row["number"]: row["name"] for row in run(workdir).trials} == {
+        row["number"]: row["name"] for row in result.trials
+    }
+
+
+@pytest.fixture
+def reported(done, monkeypatch):
+    """Plan and result that a report is written of."""
+    made = []
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "write", lambda *arguments: made.append(arguments))
+        run(done[0])
+    return made[0]
+
+
+def test_the_report_of_a_last_comparison_in_which_one_is_killed(reported):
+    plan, result = reported
+    job = plan.job({"device": ""}, plan.workdir / "final" / "x", result.best)
+    final = [result.baseline, {**result.trials[0], "epochs": 2.0}, _given_up(job, plan.data, 9)]
+    rows = list(report._final_rows(plan, dataclasses.replace(result, final=final)))
+    top1 = result.trials[0]["accuracy"]
+    assert f"<td>{top1:.1%} none</td><td>{top1:.1%}</td><td>2.0</td>" in rows[1]
+
+
+def test_the_commands_of_a_report_make_the_same_search(reported, monkeypatch):
+    plan, _ = reported
+    changes = {"learning_rate": 0.01, "class_weight": {"red": 2.0}, "crop_area": (0.5, 1.0)}
+    recipe = dataclasses.replace(recipes.get("search"), seed=7, flip=False, **changes)
+    plan = dataclasses.replace(
+        plan,
+        data=dataclasses.replace(plan.data, name="digits"),
+        workdir=pathlib.Path("my runs"),
+        space=SPACES["small"],
+        pruner="asha",
+        recipe=recipe,
+        step_time="macs",
+        max_macs=3.0,
+        sampler="random",
+    )
+    asked = {}
+    monkeypatch.setattr(searching, "search", lambda *a, **k: asked.update(k, workdir=a[1]))
+    app.main(shlex.split(report._commands(plan).splitlines()[0])[1:])
+    assert dataclasses.replace(asked["recipe"], seed=asked["seed"]) == recipe
+    for name in ("workdir", "space", "trials", "sampler", "pruner", "max_parameters", "max_macs"):
+        assert asked[name] == (str(plan.workdir) if name == "workdir" else getattr(plan, name))
+    for name in ("confirm", "final_epochs", "step_time"):
+        assert asked[name] == getattr(plan, name)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,11 @@ def by_network(rows):
     return {row["name"]: groups[row["name"]] for row in rows}
 
 
+def with_result(rows):
+    """The rows of trainings that neither diverged nor were given up."""
+    return [row for row in rows if row["reason"] is None]
+
+
 def mean_accuracy(rows):
     """Mean and half range of the accuracies of some seeds."""
     accuracies = [row["accuracy"] for row in rows]
@@ -102,11 +107,17 @@ def conclusion(best, baseline, final, trials):
     pruned = sum(is_pruned(row) for row in trials)
     failed = sum(row["reason"] is not None for row in trials) - pruned
     counts = f"{len(trials)} trials, {pruned} pruned, {failed} without a result."
-    groups = by_network(final)
+    told = with_result(final)
+    groups = by_network(told)
+    if len(told) < len(final):
+        counts += (
+            f" {len(final) - len(told)} of the {len(final)} trainings of the last comparison have no "
+            "result and are not counted."
+        )
     if best not in groups or baseline not in groups:
         return (
-            f"{best} has the best reward of {counts} There was no last comparison: this is no "
-            "accuracy to quote."
+            f"{best} has the best reward of {counts} There was no last comparison of it and the "
+            "baseline: this is no accuracy to quote."
         )
     (ours, spread), (theirs, other) = (mean_accuracy(groups[name]) for name in (best, baseline))
     row = groups[best][0]

@@ -84,8 +84,8 @@ class Engine:
         """A new network: `(values, variant, trial of the study or None)`.
 
         Args:
-            number: How many networks were drawn before.
-            taken: Their names.
+            number: Of the trial, from 0.
+            taken: Names of the networks that were drawn before.
 
         Raises:
             RuntimeError: If the space has nothing new within the caps.
@@ -108,7 +108,7 @@ class Engine:
                     self.study.tell(trial, state=self.optuna.trial.TrialState.PRUNED)
         raise RuntimeError(
             f"The space {self.space.name!r} has hardly a network left that fits the caps and was "
-            f"not drawn before; {number} were. Raise max_parameters or max_macs, or ask for fewer "
+            f"not drawn before; {len(taken)} were. Raise max_parameters or max_macs, or ask for fewer "
             "trials."
         )
 

@@ -10,7 +10,7 @@ def pareto(result):
     """Accuracy against step time, the front drawn, baseline and winner marked."""
     figure = new(8, 5)
     axis = figure.subplots()
-    rows = [row for row in result.trials if row["reason"] is None]
+    rows = analysis.with_result(result.trials)
     times, accuracies = ([row[key] for row in rows] for key in ("step_time", "accuracy"))
     sizes = [row["parameters"] for row in rows]
     points = axis.scatter(times, accuracies, c=sizes, cmap="viridis", s=28, zorder=3)
@@ -23,7 +23,7 @@ def pareto(result):
         color="0.5",
         label="front",
     )
-    for name, others in analysis.by_network(result.confirmed).items():
+    for name, others in analysis.by_network(analysis.with_result(result.confirmed)).items():
         own = [row for row in rows if row["name"] == name]
         values = [row["accuracy"] for row in [*own, *others]]
         axis.vlines(own[0]["step_time"], min(values), max(values), color="0.3", zorder=2)

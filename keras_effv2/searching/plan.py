@@ -83,6 +83,7 @@ class Plan:
     workdir: pathlib.Path
     space: spaces.Space
     trials: int
+    sampler: str
     recipe: recipes.Recipe
     workers: int
     pruner: str | None

@@ -14,6 +14,20 @@ from keras_effv2.variants.efficientnet_v2 import Stage
 PRUNED = "pruned"  # how the reason of a trial begins that was ended because it fell behind
 # what stays of a trial that is done
 KEPT = ("trial.json", "variant.json", "result.json", "rungs.json", "metrics.csv", "log.txt")
+COLUMNS = (
+    "number",
+    "name",
+    "reward",
+    "accuracy",
+    "step_time",
+    "parameters",
+    "trainable_parameters",
+    "macs",
+    "epochs",
+    "seconds",
+    "rows",
+    "reason",
+)
 
 
 def write(path, content):
@@ -21,15 +35,18 @@ def write(path, content):
     files.write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
-def read(path):
-    """Reads a dictionary; None if the file is absent or cut off."""
+def read(path, keys=()):
+    """Reads a dictionary; None if the file is absent, cut off, or lacks one of the keys."""
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):  # a stray file is no trial's folder
         return None
     except ValueError:
-        logging.warning("%s is cut off or damaged: what it told is done again.", path)
-        return None
+        content = None
+    if isinstance(content, dict) and content.keys() >= set(keys):
+        return content
+    logging.warning("%s is cut off or damaged: what it told is done again.", path)
+    return None
 
 
 def check_same(path, ours, what, apart=()):
@@ -42,6 +59,11 @@ def check_same(path, ours, what, apart=()):
         apart: Keys of dictionaries that may grow: only what both have is compared.
     """
     theirs = read(path)
+    if theirs is None and any(path.parent.glob("*/**/result.json")):
+        raise ValueError(
+            f"{path.parent} holds trainings, but no whole {path.name} that says by which settings. "
+            "Put it back, or choose another workdir."
+        )
     changed = []
     for key, value in ours.items():
         before = value if theirs is None else theirs.get(key)
@@ -65,19 +87,22 @@ def _short(value):
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def trial_folders(workdir):
-    """The folders of all trials that were begun, in the order of their beginning."""
-    found = []
-    for folder in pathlib.Path(workdir, "trials").glob("*"):
-        begun = read(folder / "trial.json")
-        if begun is not None:
-            found.append((begun["number"], folder))
-    return [folder for _, folder in sorted(found)]
+def begun(workdir):
+    """All trials that were begun, in the order of their numbers: `(folder, its number and values)`."""
+    folders = pathlib.Path(workdir, "trials").glob("*")
+    found = [(folder, read(folder / "trial.json", ("number", "values"))) for folder in folders]
+    found = [(folder, notes) for folder, notes in found if notes is not None]
+    return sorted(found, key=lambda trial: trial[1]["number"])
+
+
+def result(folder):
+    """The result of a training; None if it has none."""
+    return read(folder / "result.json", set(COLUMNS) - {"number"})  # trials alone have one
 
 
 def results(workdir):
-    """The results of all trials that are done, in the order of their beginning."""
-    return [done for folder in trial_folders(workdir) if (done := read(folder / "result.json"))]
+    """The results of all trials that are done, in the order of their numbers."""
+    return [done for folder, _ in begun(workdir) if (done := result(folder))]
 
 
 def begin(workdir, notes, variant):
@@ -111,22 +136,6 @@ def clean(folder, keep_models):
             files.remove_tree(path)
         else:
             path.unlink()
-
-
-COLUMNS = (
-    "number",
-    "name",
-    "reward",
-    "accuracy",
-    "step_time",
-    "parameters",
-    "trainable_parameters",
-    "macs",
-    "epochs",
-    "seconds",
-    "rows",
-    "reason",
-)
 
 
 def write_table(workdir):

@@ -1,16 +1,21 @@
 """The report of a search: `report.html`, a page that stands alone, and `pareto.png`."""
 
+import dataclasses
 import html
 import importlib.resources
 import json
+import shlex
 import string
+from collections.abc import Mapping
 
-from keras_effv2 import files
+from keras_effv2 import files, recipes
+from keras_effv2 import space as spaces
 from keras_effv2.evaluation import wilson
 from keras_effv2.evaluation.figures import png, source
 from keras_effv2.searching import analysis, figures, records
 
 SHOWN = 20  # of the best trials
+_NO_FLAGS = ("name", "source", "phases", "seed")  # of a recipe's fields
 
 
 def write(plan, result):
@@ -83,7 +88,7 @@ def _final_text(plan, result):
     return (
         f"Every network was trained as long as the baseline takes for {plan.final_epochs} epochs, "
         "with seeds that were not used before, and evaluated once on the test split "
-        f"({result.final[0].get('images', 0)} pictures)."
+        f"({max(row.get('images', 0) for row in result.final)} pictures)."
     )
 
 
@@ -92,10 +97,11 @@ def _final_rows(plan, result):
     titles = {origin: "EfficientNet-V1's blocks", plan.baseline.name: "baseline"}
     titles[result.best.name] = "winner"
     for name, rows in analysis.by_network(result.final).items():
-        mean, _ = analysis.mean_accuracy(rows)
-        seeds = " ".join(f"{row['accuracy']:.1%}" for row in rows)
+        told = analysis.with_result(rows)
+        mean = f"{analysis.mean_accuracy(told)[0]:.1%}" if told else "-"
+        seeds = " ".join(f"{r['accuracy']:.1%}" if r["reason"] is None else "none" for r in rows)
         yield (
-            f"<tr><td>{titles[name]} ({name})</td><td>{seeds}</td><td>{mean:.1%}</td>"
+            f"<tr><td>{titles[name]} ({name})</td><td>{seeds}</td><td>{mean}</td>"
             f"<td>{rows[0]['epochs']:.1f}</td><td>{rows[0]['step_time']:.2f}</td>"
             f"<td>{rows[0]['parameters']:.2f}</td></tr>"
         )
@@ -145,12 +151,14 @@ def _made(plan, result):
     device = study.get("device", "")
     rows = [result.baseline, *result.trials, *result.confirmed, *result.final]
     seconds = sum(row["seconds"] for row in rows)
-    clock = (
-        "Step times are ratios of processor time to the baseline's, step by step in turn; that does "
-        "not tell how well a network uses several cores."
-        if device.startswith("CPU")
-        else "Step times are ratios of wall time to the baseline's, step by step in turn."
-    )
+    clock = "Step times are ratios of wall time to the baseline's, step by step in turn."
+    if plan.step_time == "macs":
+        clock = "Step times are ratios of multiply-adds to the baseline's: nothing was timed."
+    elif device.startswith("CPU"):
+        clock = (
+            "Step times are ratios of processor time to the baseline's, step by step in turn; that "
+            "does not tell how well a network uses several cores."
+        )
     return (
         f"{device}; {seconds / 60:.0f} minutes of training in all. {clock} Recipe "
         f"{plan.recipe.name}: {plan.recipe.epochs} epochs, batch {plan.recipe.batch_size}, "
@@ -160,10 +168,42 @@ def _made(plan, result):
 
 
 def _commands(plan):
-    return (
-        f"effv2 search --data={plan.data.name} --space={plan.space.name} --trials={plan.trials} "
-        f"--budget={'time' if plan.by_time else 'epochs'} --workdir={plan.workdir}\n"
-        f"effv2 train --data={plan.data.name} --model={plan.workdir}/winner.json --recipe=finetune "
-        f"--workdir=runs/winner\n"
-        f"effv2 scale --model={plan.workdir}/winner.json --step=1 --output=larger.json"
+    """The lines that make the search again, train its winner and scale it."""
+    data, winner = f"--data={plan.data.name}", f"--model={plan.workdir}/winner.json"
+    own = plan.space.name if plan.space.name in spaces.SPACES else f"{plan.space.name}.json"
+    flags = {
+        "space": own,
+        "trials": plan.trials,
+        "sampler": plan.sampler,
+        "seed": plan.recipe.seed,
+        "pruner": plan.pruner or "none",
+        "budget": "time" if plan.by_time else "epochs",
+        "max_parameters": plan.max_parameters,
+        "max_macs": plan.max_macs,
+        "confirm": plan.confirm,
+        "final_epochs": plan.final_epochs,
+        "step_time": plan.step_time,
+        **_recipe_flags(plan.recipe),
+        "workdir": plan.workdir,
+    }
+    lines = (
+        ["search", data, *(f"--{name}={value}" for name, value in flags.items())],
+        ["train", data, winner, "--recipe=finetune", "--workdir=runs/winner"],
+        ["scale", winner, "--step=1", "--output=larger.json"],
     )
+    return "\n".join(shlex.join(["effv2", *line]) for line in lines)
+
+
+def _recipe_flags(recipe):
+    """A recipe as the row that it was made of, and what was changed of it."""
+    name = recipe.name if recipe.name in recipes.RECIPES else "search"
+    row, flags = recipes.get(name, "EfficientNetV2B0"), {"recipe": name}
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if value != getattr(row, field.name) and field.name not in _NO_FLAGS:
+            if isinstance(value, Mapping):
+                value = ",".join(f"{key}={weight}" for key, weight in value.items())
+            elif isinstance(value, tuple):
+                value = ",".join(map(str, value))
+            flags[f"recipe.{field.name}"] = value
+    return flags

@@ -65,7 +65,7 @@ class Runner:
         log = folder / "log.txt"
         deaths, step = 0, records.newest_step(folder)
         while True:
-            result = records.read(folder / "result.json")
+            result = records.result(folder)
             if result is not None:
                 records.clean(folder, job.keep_models)
                 return result
@@ -167,6 +167,7 @@ def _given_up(job, data, number):
         "parameters": ours[key] / base[key],
         key: ours[key],
         "macs": ours["macs"],
+        "epochs": job.recipe.epochs,
         "split": job.split,
         "accuracy": 0.0,
         "reward": 0.0,

@@ -137,6 +137,7 @@ def search(
         workdir=folder,
         space=chosen,
         trials=trials,
+        sampler=sampler,
         recipe=recipe,
         workers=workers,
         pruner=pruner,

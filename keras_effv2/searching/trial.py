@@ -63,7 +63,7 @@ def run(job, data):
     folder = pathlib.Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
     with files.locked(folder / ".process"):  # of a process whose parent was killed a moment ago
-        if records.read(folder / "result.json") is not None:
+        if records.result(folder) is not None:
             return
         try:
             result = _result(job, data, folder)

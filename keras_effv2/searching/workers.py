@@ -74,19 +74,20 @@ class Workers:
         """The next trial: `(folder, notes, variant, trial of the study)`, or "wait", or "done"."""
         plan = self.plan
         with self.claiming, files.locked(plan.workdir / ".claims.lock"):
-            folders = records.trial_folders(plan.workdir)
-            unfinished = [f for f in folders if records.read(f / "result.json") is None]
-            for folder in unfinished:
+            begun = records.begun(plan.workdir)
+            unfinished = [trial for trial in begun if records.result(trial[0]) is None]
+            for folder, notes in unfinished:
                 if folder.name not in self.mine and _is_free(folder):
-                    notes = records.read(folder / "trial.json")
                     variant = plan.space.variant(plan.space.rows(notes["values"]))
                     self.mine.add(variant.name)
                     return folder, notes, variant, None
-            if len(folders) >= plan.trials:
+            if len(begun) >= plan.trials:
                 return "wait" if unfinished else "done"
-            taken = {folder.name for folder in folders} | {plan.baseline.name}
-            values, variant, drawn = self.engine.draw(len(folders), taken)
-            notes = {"number": len(folders), "values": values}
+            taken = {folder.name for folder, _ in begun} | {plan.baseline.name}
+            # the lowest that is free: a trial whose folder was removed is drawn again
+            number = min({*range(len(begun) + 1)} - {notes["number"] for _, notes in begun})
+            values, variant, drawn = self.engine.draw(number, taken)
+            notes = {"number": number, "values": values}
             self.mine.add(variant.name)
             return records.begin(plan.workdir, notes, variant), notes, variant, drawn
 
