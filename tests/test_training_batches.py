@@ -81,6 +81,6 @@ def test_batch_size_may_be_scheduled_and_the_rate_goes_with_it(quiet_train):
     recipe = recipes.Recipe("tiny", "tests", 3, 16, 1e-3, schedule="linear", phases=phases)
     result = quiet_train(lambda: dense(4), tiny_data(), recipe)
     assert [row["steps"] for row in result.history] == [3, 9, 15]
-    # a third of the way at the whole rate, then two thirds and the end at half of it
+    # of the last step of an epoch: after 2 of 9 steps the whole rate, after 5.5 and 8.5 half of it
     rates = [row["learning_rate"] for row in result.history]
-    assert rates == pytest.approx([1e-3 * 2 / 3 * 0.5, 1e-3 / 3 * 0.5, 0.0], abs=1e-9)
+    assert rates == pytest.approx([1e-3 * 7 / 9, 0.5e-3 * 3.5 / 9, 0.5e-3 * 0.5 / 9], abs=1e-9)

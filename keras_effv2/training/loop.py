@@ -170,7 +170,8 @@ def _epoch(run, step, batches, log, signals, shown):
         _steps(run, step, iterator, steps, phase, log, signals, bar)
     seconds = time.perf_counter() - start
     images = (progress.epoch_step - first) * phase.batch_size
-    row = records.row(progress, phase, float(run.optimizer.learning_rate), images, seconds)
+    rate = float(run.rate(progress.step - 1))  # the optimizer's own is that of the step to come
+    row = records.row(progress, phase, rate, images, seconds)
     with state.averaged(run.model, run.average):
         if run.data.validation is not None:
             log.on_test_begin()

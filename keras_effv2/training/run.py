@@ -63,6 +63,7 @@ class Run:
         with devices.scope():
             self.logits = graph.logits_of(self.model)
             progressive.prepare(self.model, self.phases)
+            self.rate = optimizers.make_schedule(planned, data.train.steps)
             self.optimizer = optimizers.make_optimizer(planned, data.train.steps)
             if recipe.optimizer != "rmsprop" and recipe.weight_decay:
                 self.optimizer.exclude_from_weight_decay(
