@@ -160,6 +160,10 @@ def test_the_index_is_kept_until_a_file_changes(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(offsets, "_SCANS", {})  # nothing is looked for again
         assert len(data.load(spec, validation=0).train) == 8
+    for torn in (kept.read_bytes()[:200], b""):
+        kept.write_bytes(torn)
+        assert len(data.load(spec, validation=0).train) == 8
+        assert len(np.load(kept)) == 8
     write_tfrecords(tmp_path / "a", contents[:5])
     assert len(data.load(spec, validation=0).train) == 5
     (shard,) = (tmp_path / "a").glob("*00000-of*")

@@ -46,7 +46,10 @@ def find(files, kind):
     """
     kept = weights.home() / "offsets" / f"{_state_of(files, kind)}.npy"
     if kept.exists():
-        return _places(np.load(kept))
+        try:
+            return _places(np.load(kept))
+        except (ValueError, EOFError, OSError) as error:
+            logging.warning("%s is damaged (%s): it is made anew.", kept, error)
     parts = [np.zeros((0, len(Places._fields)), "int64")]
     for number, path in enumerate(tqdm.tqdm(files, "finding pictures", delay=5, disable=None)):
         with open_regular(path) as file:
@@ -58,7 +61,7 @@ def find(files, kind):
         with replacing(kept) as temporary:
             np.save(temporary, table)
     except OSError as error:
-        logging.warning("Where the pictures begin cannot be kept: %s", error)
+        logging.warning("Pictures are found anew next time, as: %s.", error.strerror)
     return _places(table)
 
 
