@@ -1,5 +1,6 @@
 """Downloads from a server on loopback, and every way in which they can go wrong."""
 
+import errno
 import hashlib
 import http.server
 import multiprocessing
@@ -143,6 +144,13 @@ def test_a_full_disk_is_told(server, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No room in .*home for http.*KERAS_EFFV2_HOME"):
         weights.download(row(b"good"))
     assert cached(tmp_path) == []
+
+    def quota(*_, **__):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr("urllib.request.urlopen", quota)
+    with pytest.raises(OSError, match="No room in .*home for http.*KERAS_EFFV2_HOME"):
+        weights.download(row(b"good"))
 
 
 def test_killed_between_download_and_rename(server, tmp_path, monkeypatch):
