@@ -89,6 +89,10 @@ def test_from_a_later_step_nothing_is_added_twice():
     assert "do not apply" in scaling.explain(small, 5, 4)
 
 
+B0 = efficientnet_v2.VARIANTS["EfficientNetV2B0"]
+ONE_STAGE = dataclasses.replace(B0, name="one", stages=B0.stages[:1])
+
+
 def test_explain_prints_the_residuals():
     text = scaling.explain("EfficientNetV2B0", 5)
     assert "EfficientNetV2L: exact" in text and "EfficientNetV2B3: exact" in text
@@ -101,6 +105,8 @@ def test_explain_prints_the_residuals():
     [
         (("EfficientNetV2B0", 9), ["0 to 8", "width 1.6, depth 2.2", "9"]),
         (("EfficientNetV2B0", 2.5), ["2.5"]),
+        (("EfficientNetV2B0", True), ["0 to 8", "True"]),
+        ((ONE_STAGE, 5), ["last stage but one", "one has one stage", "up to 4"]),
         (("EfficientNetV2B0", 3, 4), ["at least `from_step`"]),
         (("CoAtNet0", 3), ["CoAtNet0", "EfficientNetV2"]),
         (("EfficientNetV3", 3), ["There is no model"]),

@@ -62,7 +62,7 @@ def scale(
         grows in proportion to the base's. It has no weights.
 
     Raises:
-        ValueError: If there is no such step, or the base is no EfficientNetV2.
+        ValueError: If there is no such step, or the base is no EfficientNetV2 of two stages or more.
 
     Source:
         Tan & Le 2019, arXiv 1905.11946, and 2021, arXiv 2104.00298 section 3.3.
@@ -79,11 +79,17 @@ def scale(
             "or a searched network."
         )
     for name, value in (("step", step), ("from_step", from_step)):
-        if not isinstance(value, int) or not 0 <= value < len(STEPS):
+        if type(value) is not int or not 0 <= value < len(STEPS):
             raise ValueError(f"`{name}` is 0 to {len(STEPS) - 1}: {_known()}. Received: {value!r}.")
     if step < from_step:
         raise ValueError(
             f"`step` is at least `from_step`. Received: step={step}, from_step={from_step}."
+        )
+    added = step > UNEVEN >= from_step
+    if added and len(base.stages) < 2:
+        raise ValueError(
+            f"From step {UNEVEN + 1} on the last stage but one grows, and {base.name} has one stage "
+            f"alone. Take a step up to {UNEVEN}, or another base."
         )
     start, target = STEPS[from_step], STEPS[step]
     scaled = _scaled(
@@ -91,7 +97,7 @@ def scale(
         target.width / start.width,
         target.depth / start.depth,
         uneven=step >= UNEVEN,
-        added=step > UNEVEN >= from_step,
+        added=added,
     )
     size = target.image_size * base.image_size / start.image_size
     size = round(size) if step < UNEVEN else min(LARGEST_SIZE, 32 * math.ceil(round(size / 32, 6)))
