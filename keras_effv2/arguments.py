@@ -34,6 +34,19 @@ def check_number(name, value, low, high=math.inf, whole=False):
     raise ValueError(f"{name} is {'' if kind and bounded else what}{wanted}. Received: {value!r}.")
 
 
+def check_auto(model, weights, time_limit):
+    """Refuses what does not go with the model "auto" of a fine-tuning.
+
+    Raises:
+        ValueError: If it has no time limit to be chosen by, or weights that are not its default.
+    """
+    if model == "auto" and (not time_limit or weights != "default"):
+        raise ValueError(
+            'The model "auto" is chosen by a time limit and starts from its default weights: give a '
+            "time limit and no weights, or name a model."
+        )
+
+
 def check_kind(name, value, kind, wanted):
     """Refuses an object of another class.
 

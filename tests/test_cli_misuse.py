@@ -138,7 +138,7 @@ ROWS = [
     (
         "finetune --model=auto --data=digits --workdir=w",
         2,
-        "--model=auto is chosen by --time_limit",
+        'The model "auto" is chosen by a time limit',
     ),
     ("predict --model=auto photo.jpg", 2, "there is no model 'auto'"),
     ("scale --model=b0", 2, "--step is missing: 0 to 8"),

@@ -168,6 +168,6 @@ def test_a_run_keeps_its_model(monkeypatch, tmp_path):
     assert resumed.resumed_from == result.steps
     for given in ({}, {"time_limit": "1h", "weights": None}):
         with pytest.raises(
-            ValueError, match='"auto" is chosen by `time_limit` and starts from its'
+            ValueError, match='"auto" is chosen by a time limit and starts from its'
         ):
             run(**given)

@@ -1,5 +1,6 @@
 """Fine-tune on your pictures."""
 
+from keras_effv2.arguments import check_auto
 from keras_effv2.cli import flags
 from keras_effv2.cli.settings import class_weight
 from keras_effv2.cli.train import finish
@@ -47,11 +48,10 @@ def run(values, _):
     weights = class_weight(values.class_weight)
     from keras_effv2.weights.loading import check_weights
 
-    if values.model == "auto" and (values.time_limit is None or values.weights != "default"):
-        raise flags.UsageError(
-            "--model=auto is chosen by --time_limit and starts from its default weights: give a time "
-            "limit and no weights, or name a model"
-        )
+    try:
+        check_auto(values.model, values.weights, values.time_limit)
+    except ValueError as error:
+        raise flags.UsageError(str(error)) from None
     if values.weights not in ("default", "none"):
         check_weights(values.model, values.weights)
     flags.check_data(values)

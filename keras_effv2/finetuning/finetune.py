@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_effv2 import files, models, recipes, stores, training, variants
-from keras_effv2.arguments import check_number
+from keras_effv2.arguments import check_auto, check_number
 from keras_effv2.data import Data, weighting
 from keras_effv2.data.carving import halves
 from keras_effv2.evaluation import (
@@ -159,13 +159,9 @@ def _check_model(model, weights, time_limit, recipe):
     """Refuses a model that is none, and what does not go together, before anything is read."""
     if recipe is not None and time_limit:
         raise ValueError("A `recipe` says its epochs itself: leave `time_limit` out.")
+    check_auto(model, weights, time_limit)
     if model != "auto":
         variants.find(model)
-    elif not time_limit or weights != "default":
-        raise ValueError(
-            'The model "auto" is chosen by `time_limit` and starts from its default weights. Give a '
-            "time limit and no weights, or name a model."
-        )
 
 
 def _check(recipe, variant, data, unknown):
