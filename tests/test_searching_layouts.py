@@ -90,11 +90,14 @@ def test_pairs_beside_the_papers_orders():
         ({"seeds": 0}, ["`seeds`"]),
         ({"names": ("CCCC", "TTTT")}, ["ViT_REL, CCCC"]),
         ({"base": "EfficientNetV2B0"}, ["CoAtNet0 to CoAtNet5"]),
+        ({"workers": 0}, ["`workers`"]),
+        ({"recipe": dataclasses.replace(RECIPE, precision="auto")}, ["one precision", "float32"]),
+        ({"recipe": dataclasses.replace(RECIPE, batch_size=64)}, ["batch of 64"]),
     ],
 )
 def test_what_cannot_be_studied(changes, words, tmp_path):
     with pytest.raises(ValueError) as error:
-        searching.layouts(tiny_data(), tmp_path, **changes)
+        searching.layouts(tiny_data(), tmp_path, **{"recipe": RECIPE, **changes})
     for word in words:
         assert word in str(error.value)
 

@@ -14,7 +14,7 @@ from keras_effv2.data import Data
 from keras_effv2.phases import Phase
 from keras_effv2.recipes import Recipe
 from keras_effv2.searching import layouts_report, records
-from keras_effv2.searching.plan import bare, check_splits
+from keras_effv2.searching.plan import bare, check_recipe, check_splits
 from keras_effv2.searching.runner import Runner
 from keras_effv2.searching.trial import Job
 from keras_effv2.training.state import as_json
@@ -88,7 +88,7 @@ def layouts(
     """
     folder = files.local(workdir, "The workdir")
     recipe = _plain(recipe or recipes.rescale(recipes.get("search"), {"epochs": 20}), image_size)
-    _check(data, image_size, fractions, seeds, names)
+    _check(data, recipe, image_size, fractions, seeds, workers, names)
     own = dataclasses.replace(find(base), image_size=image_size)
     rows = {name: layout(name, own) for name in names}
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,15 +126,17 @@ def _plain(recipe, image_size):
     )
 
 
-def _check(data, image_size, fractions, seeds, names):
+def _check(data, recipe, image_size, fractions, seeds, workers, names):
     check_splits(data)
     if image_size < 64 or image_size % 32:
         raise ValueError(f"`image_size` is a multiple of 32 from 64. Received: {image_size}.")
     if not fractions or not all(0 < part <= 1 for part in fractions):
         raise ValueError(f"`fractions` are parts in (0, 1]. Received: {fractions}.")
     check_number("`seeds`", seeds, 1, whole=True)
+    check_number("`workers`", workers, 1, whole=True)
     if not names or set(names) - set(LAYOUTS):
         raise ValueError(f"`names` are out of {', '.join(LAYOUTS)}. Received: {names}.")
+    check_recipe(data, recipe)
 
 
 def _check_workdir(folder, data, recipe, rows, device):

@@ -60,11 +60,6 @@ def check(data, space, trials, sampler, recipe, workers, pruner, budget, confirm
         raise ValueError(
             f"The space {space.name!r} has {space.count()} networks. Received: trials={trials}."
         )
-    if recipe.precision == "auto":
-        raise ValueError(
-            "A search trains all networks in one precision. Received a recipe with precision='auto': "
-            "say 'float32' or 'mixed_bfloat16'."
-        )
     small = [p.image_size for p in recipe.phases if (p.image_size or 64) < spaces.SMALLEST_IMAGE]
     if small or 0 < recipe.eval_size < spaces.SMALLEST_IMAGE:
         raise ValueError(
@@ -72,7 +67,17 @@ def check(data, space, trials, sampler, recipe, workers, pruner, budget, confirm
             f"single pixels. The recipe has {min([*small, recipe.eval_size or 64])}: leave the sizes "
             "out, small pictures are scaled up."
         )
-    data.train.steps(recipe.batch_size)
+    check_recipe(data, recipe)
+
+
+def check_recipe(data, recipe):
+    """Refuses a recipe that networks cannot be compared by."""
+    if recipe.precision == "auto":
+        raise ValueError(
+            "Networks are compared in one precision. Received a recipe with precision='auto': say "
+            "'float32' or 'mixed_bfloat16'."
+        )
+    data.train.steps(recipe.batch_size)  # of a batch that is too large
 
 
 @dataclasses.dataclass(frozen=True)
