@@ -53,6 +53,17 @@ def build_probe():
     return keras.Model(inputs, keras.layers.Dense(4, activation="softmax", name="predictions")(x))
 
 
+@pytest.mark.parametrize("warmup, told", [(1.0, 0), (2.0, 1)])
+def test_a_warm_up_as_long_as_the_training_is_told(warmup, told, quiet_train, caplog):
+    """As that of `imagenet1k`, of 5 epochs, in a trial run of 2."""
+    recipe = recipes.Recipe("tiny", "tests", 2, 8, 0.1, schedule="constant", warmup_epochs=warmup)
+    result = quiet_train(lambda: dense(4), tiny_data(), recipe)
+    assert caplog.text.count("The warm-up of 2 epochs does not end") == told
+    # the last of 12 steps, of which 6 or 12 are the warm-up
+    rate = 0.1 * 11 / 12 if told else 0.1
+    assert result.history[-1]["learning_rate"] == pytest.approx(rate)
+
+
 class Watch(keras.callbacks.Callback):
     """Notes the shares of zeros and the optimizer's state at the end of every epoch."""
 

@@ -53,6 +53,13 @@ def test_another_recipe_is_refused_whatever_lies_beside_the_checkpoints(gone, ru
     assert json.loads((run / "recipe.json").read_text())["learning_rate"] == 0.001
 
 
+def test_other_pictures_to_validate_on_are_told(run, quiet_train, caplog):
+    """The best weights would be chosen by losses of two sets of pictures."""
+    for validation, told in ((10, 0), (6, 1)):
+        quiet_train(lambda: dense(4), tiny_data(validation=validation), RECIPE, run)
+        assert caplog.text.count("was validated on other pictures until now") == told
+
+
 def without_description(run):
     """The run as earlier versions left it: what it is stands in recipe.json alone."""
     folder = run / "checkpoints"

@@ -78,6 +78,7 @@ class Run:
         self.progress, self.saving = state.Progress(), Background()
         self.about = {"run": state.as_json(state.describe(recipe, self.model, data))}
         self.about |= {} if start is None else {"start": state.as_json(start)}
+        self.about["validation"] = data.validation and data.validation.fingerprint()
         self.class_weights = class_weights(recipe.class_weight, data.train)
         self._eval_step = EvalStep(self.logits, recipe, devices, self.class_weights)
 
@@ -142,12 +143,21 @@ class Run:
     def resume(self, checkpoint):
         """Takes up the workdir's newest checkpoint, or begins; the step, 0 for a fresh run."""
         state.check_same(self.workdir, checkpoint, self.about["run"])
+        state.compare_validation(self.workdir, checkpoint, self.about["validation"])
         if self.is_chief:
             state.record(self.workdir, self.about, anew=checkpoint is None)
             files.sweep(self.workdir)
         self.restore(checkpoint)
         if strategy.has_workers(self.devices):
             state.check_workers(self.devices, self.progress.step)
+        if self.recipe.warmup_epochs >= self.recipe.epochs:
+            logging.warning(
+                "The warm-up of %g epochs does not end within the training of %d: the learning rate of "
+                "%g is not reached. Set `warmup_epochs` of the recipe lower.",
+                self.recipe.warmup_epochs,
+                self.recipe.epochs,
+                self.recipe.learning_rate,
+            )
         if self.progress.step:
             logging.info("Resuming %s at step %d.", self.workdir, self.progress.step)
         elif self.recipe.patience and self.data.validation is not None:

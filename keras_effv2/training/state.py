@@ -222,6 +222,17 @@ def check_same(workdir, checkpoint, described):
         )
 
 
+def compare_validation(workdir, checkpoint, fingerprint):
+    """Warns if epochs were validated on other pictures: their losses are not to be compared."""
+    theirs = checkpoint and checkpoint[1].get("validation")  # earlier versions do not say
+    if theirs and theirs != fingerprint:
+        logging.warning(
+            "%s was validated on other pictures until now: its validation losses and accuracies, by "
+            "which the best weights are chosen, cannot be compared with those to come.",
+            workdir,
+        )
+
+
 def started(workdir, checkpoint):
     """What the model of a checkpoint's run started from, with `model` and `weights`; None without.
 
