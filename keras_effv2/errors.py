@@ -25,7 +25,7 @@ def first_line(error):
 
 
 def is_full(error):
-    """Whether an error, of whichever library, is that of a disk without room.
+    """Whether an error, of whichever library, is or was raised from that of a disk without room.
 
     Example:
 
@@ -34,9 +34,11 @@ def is_full(error):
     """
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return True
-    # TensorFlow's words, and NumPy's
-    words = rf"{os.strerror(errno.ENOSPC)}|^\d+ requested and \d+ written$"
-    return re.search(words, str(error)) is not None
+    # TensorFlow's words, NumPy's, and SQLite's
+    words = rf"{os.strerror(errno.ENOSPC)}|^\d+ requested and \d+ written$|disk is full"
+    if re.search(words, str(error)):
+        return True
+    return error.__cause__ is not None and is_full(error.__cause__)
 
 
 @contextlib.contextmanager

@@ -173,6 +173,25 @@ def test_a_lost_study_is_made_again_from_results(tmp_path):
     assert (tmp_path / "study.broken").exists()
 
 
+def test_a_full_disk_breaks_no_study(tmp_path):
+    """SQLite says so when its file may have no page more."""
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+
+    def full(connection, _):
+        connection.execute("PRAGMA max_page_count = 1")
+
+    told = "study.db could not be written .No space left.*what was trained is unharmed.*Make room"
+    for action in (engine, lambda path: draws(engine(path), 200)):
+        sqlalchemy.event.listen(sqlalchemy.Engine, "connect", full)
+        try:
+            with pytest.raises(OSError, match=told):
+                action(tmp_path)
+        finally:
+            sqlalchemy.event.remove(sqlalchemy.Engine, "connect", full)
+        draws(engine(tmp_path), 2)
+    assert not (tmp_path / "study.broken").exists()
+
+
 def test_a_database_that_is_not_there(tmp_path):
     with pytest.raises(RuntimeError, match="cannot be used"):
         engine(tmp_path, storage="sqlite:////nowhere/at/all/study.db")

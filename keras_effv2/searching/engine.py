@@ -35,11 +35,22 @@ class Engine:
         self.space, self.sampler, self.seed, self.fits = space, sampler, seed, fits
         self.several = sampler == "nsga2"
         self._lock = threading.Lock()
-        path = pathlib.Path(workdir, "study.db")
-        url = storage or f"sqlite:///{path.resolve()}"
+        self._path = pathlib.Path(workdir, "study.db")
+        with self._alone():
+            self.study = self._find(storage, study)
+
+    @contextlib.contextmanager
+    def _alone(self):
+        """For one thread at a time; a disk that is full is told in a sentence."""
+        with self._lock, errors.writing(self._path, "what was trained is unharmed"):
+            yield
+
+    def _find(self, storage, study):
+        """The study of that name; in a broken file of its own it is begun anew."""
+        url = storage or f"sqlite:///{self._path.resolve()}"
         refuse_nfs(url)
         try:
-            self.study = self._open(url, study)
+            return self._open(url, study)
         except ImportError as error:
             raise ImportError(
                 f"The database {storage.split('@')[-1]} needs a driver that is not installed, for "
@@ -51,9 +62,13 @@ class Engine:
                     f"The database {storage.split('@')[-1]} cannot be used: "
                     f"{errors.first_line(error)}"
                 ) from error
-            logging.warning("%s is broken; the study is made again from the result files.", path)
-            path.replace(path.with_suffix(".broken"))
-            self.study = self._open(url, study)
+            if errors.is_full(error):
+                raise
+            logging.warning(
+                "%s is broken; the study is made again from the result files.", self._path
+            )
+            self._path.replace(self._path.with_suffix(".broken"))
+            return self._open(url, study)
 
     def _open(self, url, name):
         directions = ["maximize", "minimize"] if self.several else ["maximize"]
@@ -67,7 +82,7 @@ class Engine:
 
     def remember(self, results):
         """Adds results that the study does not have; what it believes to be running is not."""
-        with self._lock:
+        with self._alone():
             state = self.optuna.trial.TrialState
             known = set()
             for old in self.study.get_trials(deepcopy=False):
@@ -90,7 +105,7 @@ class Engine:
         Raises:
             RuntimeError: If the space has nothing new within the caps.
         """
-        with self._lock:
+        with self._alone():
             for attempt in range(PATIENCE * 10):
                 random = np.random.default_rng((self.seed, number, attempt))
                 by_chance = (
@@ -114,7 +129,7 @@ class Engine:
 
     def tell(self, result, trial=None):
         """Notes a result."""
-        with self._lock:
+        with self._alone():
             if trial is None:
                 self._add(result)
                 return
