@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from keras_effv2 import files, layers, progressive
 from keras_effv2.arguments import check_kind, check_number
@@ -105,6 +106,8 @@ def train(
         state.check_start(folder, checkpoint, start)
         recipe = precision.settled(recipe, model, state.begun(folder, checkpoint), devices)
         run = Run(model, data, recipe, folder, devices, start)
+        _tell_of_warm_up(recipe)
+        state.compare_validation(folder, checkpoint, run.about["validation"])
         step = run.train_step(steps_per_call, jit_compile, remat)
         resumed_from = run.resume(checkpoint)
         with run.saving, naming_lost_workers():
@@ -123,6 +126,18 @@ def check_trainable(data: Data) -> Split:
         )
     files.check_lines(data.class_names)
     return data.train
+
+
+def _tell_of_warm_up(recipe):
+    """Warns of one that lasts as long as the training, such as that of a recipe cut to a few epochs."""
+    if recipe.warmup_epochs >= recipe.epochs:
+        logging.warning(
+            "The warm-up of %g epochs does not end within the training of %d: the learning rate of %g is "
+            "not reached. Set `warmup_epochs` of the recipe lower.",
+            recipe.warmup_epochs,
+            recipe.epochs,
+            recipe.learning_rate,
+        )
 
 
 def _epochs(run, step, callbacks, rollback, shown):

@@ -143,21 +143,12 @@ class Run:
     def resume(self, checkpoint):
         """Takes up the workdir's newest checkpoint, or begins; the step, 0 for a fresh run."""
         state.check_same(self.workdir, checkpoint, self.about["run"])
-        state.compare_validation(self.workdir, checkpoint, self.about["validation"])
         if self.is_chief:
             state.record(self.workdir, self.about, anew=checkpoint is None)
             files.sweep(self.workdir)
         self.restore(checkpoint)
         if strategy.has_workers(self.devices):
             state.check_workers(self.devices, self.progress.step)
-        if self.recipe.warmup_epochs >= self.recipe.epochs:
-            logging.warning(
-                "The warm-up of %g epochs does not end within the training of %d: the learning rate of "
-                "%g is not reached. Set `warmup_epochs` of the recipe lower.",
-                self.recipe.warmup_epochs,
-                self.recipe.epochs,
-                self.recipe.learning_rate,
-            )
         if self.progress.step:
             logging.info("Resuming %s at step %d.", self.workdir, self.progress.step)
         elif self.recipe.patience and self.data.validation is not None:
