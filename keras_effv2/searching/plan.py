@@ -102,6 +102,18 @@ class Plan:
     keep_models: bool
     progress: bool
 
+    def __post_init__(self):
+        check_number("`final_epochs`", self.final_epochs, 0, whole=True)
+        check_number("`max_parameters`", self.max_parameters, 0)
+        check_number("`max_macs`", self.max_macs, 0)
+        pair = np.asarray(self.exponents)
+        # NaN is not below 0 either
+        if pair.shape != (2,) or pair.dtype.kind not in "if" or not np.all(pair <= 0):
+            raise ValueError(
+                "`exponents` are two numbers up to 0, of step time and of parameters. Received: "
+                f"{self.exponents!r}."
+            )
+
     @property
     def baseline(self):
         """The network that the others are compared with."""
