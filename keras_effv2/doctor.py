@@ -45,7 +45,16 @@ def examine(online=False):
     >>> examine()[0].name
     'python'
     """
-    checks = [_python(), *_packages(), _backend(), _devices(), _processor(), _memory(), _cache(), _folder()]
+    checks = [
+        _python(),
+        *_packages(),
+        _backend(),
+        _devices(),
+        _processor(),
+        _memory(),
+        _cache(),
+        _folder(),
+    ]
     if not online:
         checks.append(Check("network", True, "not tried; --online tries weights and TF Hub"))
     elif weights.is_offline():

@@ -30,8 +30,6 @@ class Engine:
 
     def __init__(self, workdir, space, sampler, seed, storage, study, fits):
         self.optuna = _optuna()
-        from sqlalchemy.exc import SQLAlchemyError  # it comes with Optuna
-
         self.space, self.sampler, self.seed, self.fits = space, sampler, seed, fits
         self.several = sampler == "nsga2"
         self._lock = threading.Lock()
@@ -47,6 +45,8 @@ class Engine:
 
     def _find(self, storage, study):
         """The study of that name; in a broken file of its own it is begun anew."""
+        from sqlalchemy.exc import SQLAlchemyError  # it comes with Optuna
+
         url = storage or f"sqlite:///{self._path.resolve()}"
         refuse_nfs(url)
         try:
