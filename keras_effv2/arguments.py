@@ -1,7 +1,9 @@
 """What users give to functions, checked: each refusal is one sentence."""
 
+import contextlib
 import math
 import numbers
+import operator
 from collections.abc import Iterable
 
 
@@ -84,6 +86,25 @@ def check_names(name, value):
     for one in names:
         check_kind(name, one, str, "a list of names, each a text")
     return names
+
+
+def check_shape(shape):
+    """Gives an `input_shape` as a tuple of Python's numbers; refuses what is none of pictures.
+
+    Args:
+        shape: What was given, height and width None where they are not known.
+
+    Raises:
+        ValueError: Says what was wanted and what came.
+    """
+    with contextlib.suppress(TypeError):
+        sides = tuple(None if side is None else operator.index(side) for side in shape)
+        if len(sides) == 3 and sides[-1] is not None and all(s is None or s > 0 for s in sides):
+            return sides
+    raise ValueError(
+        "`input_shape` is (height, width, channels), whole numbers from 1; height and width may be "
+        f"None. Received: input_shape={shape!r}."
+    )
 
 
 def check_array(name, value, wanted, fits):

@@ -9,7 +9,9 @@ from conftest import mirrored
 from keras_effv2 import layers
 
 
-@pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-5), ("mixed_bfloat16", 3e-2)])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [("float32", 2e-5), ("mixed_bfloat16", 3e-2), ("float64", 2e-5)]
+)
 def test_batch_norm_equals_keras(dtype, tolerance):
     rng = np.random.default_rng(0)
     x = tf.constant(rng.normal(2, 3, (8, 6, 6, 5)), tf.float32)

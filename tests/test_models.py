@@ -219,6 +219,12 @@ def test_bad_arguments_say_what_was_wanted(arguments, words, tiny_effnet):
         assert word in str(error.value)
 
 
+def test_numbers_of_numpy_are_numbers(tiny_effnet):
+    shape = np.array([64, 96, 3])
+    model = tiny_effnet(classes=np.int64(5), input_shape=shape, dropout=np.float32(0.1))
+    assert model.output_shape == (None, 5) and model.input_shape == (None, 64, 96, 3)
+
+
 def test_coatnet_wants_multiples_of_32(tiny_coatnet):
     with pytest.raises(ValueError, match="multiples of 32.*nearest to 100 is 96"):
         tiny_coatnet(input_shape=(100, 64, 3))

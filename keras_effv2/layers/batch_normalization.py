@@ -33,6 +33,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             self.fused
             and on_tensorflow()
             and mask is None
+            and self.compute_dtype != "float64"  # which the kernel does not take
             and len(inputs.shape) == 4
             and self.axis in (-1, 3)
             and self.scale

@@ -13,7 +13,7 @@ from absl import logging
 
 from keras_effv2 import layers
 from keras_effv2 import weights as checkpoints
-from keras_effv2.arguments import check_number
+from keras_effv2.arguments import check_kind, check_names, check_number, check_shape
 
 _OLDER = " of tf_keras, which is Keras 2 and takes what export_hub writes: hub.KerasLayer(path)."
 REDUCTIONS = tuple(f"reduction_{i}" for i in range(1, 6))
@@ -77,17 +77,19 @@ def build(
     features=None,
 ):
     """Builds any variant of any family; the arguments are those of the builders, see `builder`."""
-    channels = _check(variant, family, input_tensor, input_shape, pooling, classes)
-    _check_channels(channels, variant.name, weights)
+    check_kind("include_top", include_top, bool, "True or False")
+    check_kind("include_preprocessing", include_preprocessing, bool, "True or False")
+    shape = _check(variant, family, input_tensor, input_shape, pooling, classes)
+    _check_channels(shape[-1], variant.name, weights)
     if features is not None:
         features = _check_features(features, family.levels)
         include_top, pooling = False, None
     checkpoint = checkpoints.open_checkpoint(variant.name, weights, top=include_top)
     if checkpoint is not None and checkpoint.built_for:
         variant = dataclasses.replace(variant, image_size=checkpoint.built_for)
-    pixels = _choose_pixels(variant, checkpoint, pixels, channels)
+    pixels = _choose_pixels(variant, checkpoint, pixels, shape[-1])
     prefix = f"{name}_" if name and input_tensor is not None else ""
-    inputs, x = _input(input_tensor, input_shape)
+    inputs, x = _input(input_tensor, shape)
     contract = _contract(variant, pixels, include_preprocessing, classifier_activation, prefix)
     rate = variant.drop_path if drop_path is None else drop_path
     pyramid = family.features(contract(x), variant, rate, prefix)
@@ -97,10 +99,11 @@ def build(
         outputs = family.top(pyramid[family.levels[-1]], variant, prefix)
         outputs = _pooled(outputs, "avg" if include_top else pooling, prefix)
     if include_top:
-        classes = classes or (checkpoints.classes_of(checkpoint) if checkpoint else 1000)
+        if classes is None:
+            classes = checkpoints.classes_of(checkpoint) if checkpoint else 1000
         rate = variant.dropout if dropout is None else dropout
         outputs = family.neck(outputs, variant, prefix)
-        outputs = _head(outputs, classes, classifier_activation, rate, prefix)
+        outputs = _head(outputs, int(classes), classifier_activation, rate, prefix)
     model = keras.Model(inputs, outputs, name=name or variant.name.lower())
     levels = {id(tensor): key for key, tensor in pyramid.items()}
     contract.features = {
@@ -116,10 +119,10 @@ def build(
     return model
 
 
-def _input(input_tensor, input_shape):
+def _input(input_tensor, shape):
     """What the model takes, and the tensor that its first layer takes."""
     if input_tensor is None:
-        inputs = keras.Input(input_shape or (None, None, 3))
+        inputs = keras.Input(shape)
         return inputs, inputs
     inputs = keras.utils.get_source_inputs(input_tensor)
     return (inputs[0] if len(inputs) == 1 else inputs), input_tensor
@@ -189,7 +192,7 @@ def _load(model, checkpoint, contract, own, prefix, classes):
 
 
 def _check(variant, family, input_tensor, input_shape, pooling, classes):
-    """Rejects arguments that cannot work; returns the number of channels of the input."""
+    """Rejects arguments that cannot work; returns the shape of a picture."""
     if keras.config.image_data_format() != "channels_last":
         raise ValueError(
             f"{variant.name} computes channels last, but keras.config.image_data_format() is "
@@ -200,7 +203,7 @@ def _check(variant, family, input_tensor, input_shape, pooling, classes):
         raise ValueError(f"`pooling` is None, 'avg' or 'max'. Received: pooling={pooling!r}.")
     if classes is not None:
         check_number("`classes`", classes, 1, whole=True)
-    shape = input_shape
+    shape = check_shape((None, None, 3) if input_shape is None else input_shape)
     if input_tensor is not None:
         if not keras.backend.is_keras_tensor(input_tensor):
             kind = type(input_tensor)
@@ -208,32 +211,24 @@ def _check(variant, family, input_tensor, input_shape, pooling, classes):
                 "`input_tensor` is a Keras tensor, the output of keras.Input or of a layer. Received: "
                 f"{kind.__name__}{_OLDER if kind.__module__.startswith('tf_keras') else '.'}"
             )
-        shape = tuple(input_tensor.shape[1:])
-        if input_shape is not None and tuple(input_shape) != shape:
+        given, shape = shape, check_shape(input_tensor.shape[1:])
+        if input_shape is not None and given != shape:
             raise ValueError(
-                f"`input_shape` {tuple(input_shape)} contradicts the shape {shape} of "
-                "`input_tensor`. Leave `input_shape` out."
+                f"`input_shape` {given} contradicts the shape {shape} of `input_tensor`. Leave "
+                "`input_shape` out."
             )
-    if shape is None:
-        return 3
-    if len(shape) != 3 or shape[-1] is None:
-        raise ValueError(
-            "`input_shape` is (height, width, channels); height and width may be None. "
-            f"Received: input_shape={shape}."
-        )
     for side in shape[:2]:
         if side is not None and side < 32:
             raise ValueError(
-                f"{variant.name} takes images of at least 32x32 pixels. Received: "
-                f"input_shape={tuple(shape)}."
+                f"{variant.name} takes images of at least 32x32 pixels. Received: input_shape={shape}."
             )
         if side is not None and side % family.multiple:
             nearest = max(1, round(side / family.multiple)) * family.multiple
             raise ValueError(
                 f"{variant.name} takes image sides that are multiples of {family.multiple}. "
-                f"Received: input_shape={tuple(shape)}. The nearest to {side} is {nearest}."
+                f"Received: input_shape={shape}. The nearest to {side} is {nearest}."
             )
-    return shape[-1]
+    return shape
 
 
 def _check_channels(channels, name, weights):
@@ -247,7 +242,7 @@ def _check_channels(channels, name, weights):
 
 
 def _check_features(features, levels):
-    features = (features,) if isinstance(features, str) else tuple(features)
+    features = (features,) if isinstance(features, str) else check_names("features", features)
     unknown = [key for key in features if key not in levels]
     if unknown or not features:
         raise ValueError(

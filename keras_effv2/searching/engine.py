@@ -34,51 +34,17 @@ class Engine:
         self.several = sampler == "nsga2"
         self._lock = threading.Lock()
         self._path = pathlib.Path(workdir, "study.db")
+        directions = ["maximize", "minimize"] if self.several else ["maximize"]
+        # one with several objectives is another study
+        name = f"{study}-front" if self.several else study
         with self._alone():
-            self.study = self._find(storage, study)
+            self.study = _find(self._path, storage, name, directions)
 
     @contextlib.contextmanager
     def _alone(self):
         """For one thread at a time; a disk that is full is told in a sentence."""
         with self._lock, errors.writing(self._path, "what was trained is unharmed"):
             yield
-
-    def _find(self, storage, study):
-        """The study of that name; in a broken file of its own it is begun anew."""
-        from sqlalchemy.exc import SQLAlchemyError  # it comes with Optuna
-
-        url = storage or f"sqlite:///{self._path.resolve()}"
-        refuse_nfs(url)
-        try:
-            return self._open(url, study)
-        except ImportError as error:
-            raise ImportError(
-                f"The database {storage.split('@')[-1]} needs a driver that is not installed, for "
-                "PostgreSQL psycopg2-binary: give --storage=postgresql+psycopg2://HOST/NAME."
-            ) from error
-        except (self.optuna.exceptions.OptunaError, SQLAlchemyError) as error:
-            if storage:
-                raise RuntimeError(
-                    f"The database {storage.split('@')[-1]} cannot be used: "
-                    f"{errors.first_line(error)}"
-                ) from error
-            if errors.is_full(error):
-                raise
-            logging.warning(
-                "%s is broken; the study is made again from the result files.", self._path
-            )
-            self._path.replace(self._path.with_suffix(".broken"))
-            return self._open(url, study)
-
-    def _open(self, url, name):
-        directions = ["maximize", "minimize"] if self.several else ["maximize"]
-        # one with several objectives is another study
-        return self.optuna.create_study(
-            storage=url,
-            study_name=f"{name}-front" if self.several else name,
-            directions=directions,
-            load_if_exists=True,
-        )
 
     def remember(self, results):
         """Adds results that the study does not have; what it believes to be running is not."""
@@ -177,6 +143,33 @@ class Engine:
             else optuna.CategoricalDistribution(choices)
             for name, choices in self.space.parameters().items()
         }
+
+
+def _find(path, storage, name, directions):
+    """The study of that name; in a file of its own that is broken it is begun anew."""
+    optuna = _optuna()
+    from sqlalchemy.exc import SQLAlchemyError  # it comes with Optuna
+
+    url = storage or f"sqlite:///{path.resolve()}"
+    refuse_nfs(url)
+    settings = {"study_name": name, "directions": directions, "load_if_exists": True}
+    try:
+        return optuna.create_study(storage=url, **settings)
+    except ImportError as error:
+        raise ImportError(
+            f"The database {storage.split('@')[-1]} needs a driver that is not installed, for "
+            "PostgreSQL psycopg2-binary: give --storage=postgresql+psycopg2://HOST/NAME."
+        ) from error
+    except (optuna.exceptions.OptunaError, SQLAlchemyError) as error:
+        if storage:
+            raise RuntimeError(
+                f"The database {storage.split('@')[-1]} cannot be used: {errors.first_line(error)}."
+            ) from error
+        if errors.is_full(error):
+            raise
+        logging.warning("%s is broken; the study is made again from the result files.", path)
+        path.replace(path.with_suffix(".broken"))
+        return optuna.create_study(storage=url, **settings)
 
 
 def _evenly(choices):

@@ -88,9 +88,10 @@ def layouts(
     """
     folder = files.local(workdir, "The workdir")
     recipe = _plain(recipe or recipes.rescale(recipes.get("search"), {"epochs": 20}), image_size)
-    _check(data, recipe, image_size, fractions, seeds, workers, names)
+    _check(data, image_size, fractions, seeds, workers, names)
     own = dataclasses.replace(find(base), image_size=image_size)
     rows = {name: layout(name, own) for name in names}
+    check_recipe(data, recipe)
     folder.mkdir(parents=True, exist_ok=True)
     data, runner = bare(data), Runner(folder, workers)
     with runner.signals():
@@ -126,7 +127,7 @@ def _plain(recipe, image_size):
     )
 
 
-def _check(data, recipe, image_size, fractions, seeds, workers, names):
+def _check(data, image_size, fractions, seeds, workers, names):
     check_splits(data)
     if image_size < 64 or image_size % 32:
         raise ValueError(f"`image_size` is a multiple of 32 from 64. Received: {image_size}.")
@@ -136,7 +137,6 @@ def _check(data, recipe, image_size, fractions, seeds, workers, names):
     check_number("`workers`", workers, 1, whole=True)
     if not names or set(names) - set(LAYOUTS):
         raise ValueError(f"`names` are out of {', '.join(LAYOUTS)}. Received: {names}.")
-    check_recipe(data, recipe)
 
 
 def _check_workdir(folder, data, recipe, rows, device):
