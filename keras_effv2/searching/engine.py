@@ -33,17 +33,18 @@ class Engine:
         self.space, self.sampler, self.seed, self.fits = space, sampler, seed, fits
         self.several = sampler == "nsga2"
         self._lock = threading.Lock()
-        self._path = pathlib.Path(workdir, "study.db")
+        # of an address what comes after the password
+        self._place = storage.split("@")[-1] if storage else pathlib.Path(workdir, "study.db")
         directions = ["maximize", "minimize"] if self.several else ["maximize"]
         # one with several objectives is another study
         name = f"{study}-front" if self.several else study
         with self._alone():
-            self.study = _find(self._path, storage, name, directions)
+            self.study = _find(self._place, storage, name, directions)
 
     @contextlib.contextmanager
     def _alone(self):
         """For one thread at a time; a disk that is full is told in a sentence."""
-        with self._lock, errors.writing(self._path, "what was trained is unharmed"):
+        with self._lock, errors.writing(self._place, "what was trained is unharmed"):
             yield
 
     def remember(self, results):
@@ -145,30 +146,30 @@ class Engine:
         }
 
 
-def _find(path, storage, name, directions):
+def _find(place, storage, name, directions):
     """The study of that name; in a file of its own that is broken it is begun anew."""
     optuna = _optuna()
     from sqlalchemy.exc import SQLAlchemyError  # it comes with Optuna
 
-    url = storage or f"sqlite:///{path.resolve()}"
+    url = storage or f"sqlite:///{place.resolve()}"
     refuse_nfs(url)
     settings = {"study_name": name, "directions": directions, "load_if_exists": True}
     try:
         return optuna.create_study(storage=url, **settings)
     except ImportError as error:
         raise ImportError(
-            f"The database {storage.split('@')[-1]} needs a driver that is not installed, for "
+            f"The database {place} needs a driver that is not installed, for "
             "PostgreSQL psycopg2-binary: give --storage=postgresql+psycopg2://HOST/NAME."
         ) from error
     except (optuna.exceptions.OptunaError, SQLAlchemyError) as error:
         if storage:
             raise RuntimeError(
-                f"The database {storage.split('@')[-1]} cannot be used: {errors.first_line(error)}."
+                f"The database {place} cannot be used: {errors.first_line(error)}."
             ) from error
         if errors.is_full(error):
             raise
-        logging.warning("%s is broken; the study is made again from the result files.", path)
-        path.replace(path.with_suffix(".broken"))
+        logging.warning("%s is broken; the study is made again from the result files.", place)
+        place.replace(place.with_suffix(".broken"))
         return optuna.create_study(storage=url, **settings)
 
 

@@ -178,7 +178,7 @@ class _Search:
             runs += 3 * len(FINAL_SEEDS) * bool(plan.final_epochs)
             Workers(plan, self.engine, self.runner).run(baseline, runs)
             found = records.best_first(records.results(plan.workdir))
-            whole = [row for row in found if row["reason"] is None and row["reward"] > 0]
+            whole = [row for row in analysis.with_result(found) if row["reward"] > 0]
             if not whole:
                 raise RuntimeError(
                     f"None of the {len(found)} trials has learnt anything; the first says: "
